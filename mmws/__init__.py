@@ -1,0 +1,32 @@
+"""Weight Standardization with Group Normalization for MMDetection.
+
+Importing mmws costs no more than importing MMEngine: layers and tools are imported on first use.
+"""
+
+from importlib import import_module
+
+from . import compat
+
+compat.install_fallback_ops()
+compat.allow_checkpoint_classes()
+
+__version__ = '0.1.0'
+
+# Public name -> module that defines it, imported when the name is first asked for.
+_PUBLIC = {
+    'ConvWS2d': 'mmws.layers',
+    'GroupNorm': 'mmws.layers',
+    'standardize_weight': 'mmws.functional',
+}
+
+__all__ = ['__version__', *_PUBLIC]
+
+
+def __getattr__(name: str):
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__():
+    return sorted({*globals(), *_PUBLIC})

@@ -1,0 +1,13 @@
+"""The edges of the outside world: which OpenMMLab stack is installed, its compiled ops, its files.
+
+Imported before everything else in mmws, and imports nothing of it.
+"""
+
+from .stack import require_stack
+
+require_stack()
+
+from .loading import allow_checkpoint_classes  # noqa: E402  (needs the stack)
+from .mmcv_ext import install_fallback_ops  # noqa: E402
+
+__all__ = ['allow_checkpoint_classes', 'install_fallback_ops', 'require_stack']

@@ -1,0 +1,1 @@
+import mmws  # noqa: F401  (before mmdet: it provides mmcv's ops)

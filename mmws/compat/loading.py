@@ -1,31 +1,45 @@
+from pickle import UnpicklingError
+from typing import Any
+
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.utils import digit_version
 
 
 def allow_checkpoint_classes() -> None:
     """Let ``torch.load(weights_only=True)`` read the checkpoints that MMEngine writes.
 
-    PyTorch ≥ 2.6 refuses every class it does not know. MMEngine keeps its log history in the
-    checkpoint as :class:`mmengine.logging.HistoryBuffer`, which holds NumPy arrays; with just
-    these allow-listed, the check itself stays on. Does nothing where PyTorch has no allow-list
-    (< 2.4), whose default is not to check.
+    PyTorch ≥ 2.6 refuses every class that it does not know. MMEngine keeps its log history in a
+    checkpoint as :class:`mmengine.logging.HistoryBuffer`, which holds NumPy arrays and refers to
+    its own methods. Just these are allow-listed; the check itself stays on. Does nothing with an
+    older PyTorch, which does not check by default.
     """
-    allow = getattr(torch.serialization, 'add_safe_globals', None)
-    if allow is None:
+    if digit_version(torch.__version__) < digit_version('2.6.0'):
         return
-    multiarray = (
-        np.core.multiarray
-        if np.lib.NumpyVersion(np.__version__) < '2.0.0'
-        else (np._core.multiarray)
-    )
-    allow(
+    multiarray = (np._core if hasattr(np, '_core') else np.core).multiarray
+    dtypes = {type(np.dtype(kind)) for kind in ('f4', 'f8', 'i4', 'i8', 'u1', 'u4', '?')}
+    torch.serialization.add_safe_globals(
         [
             HistoryBuffer,
+            # The pickle spells a method `getattr(HistoryBuffer, 'mean')`. The built-in, allowed as
+            # it is, would hand a file any attribute of any class.
+            (_history_buffer_method, 'builtins.getattr'),
             np.ndarray,
             np.dtype,
-            multiarray._reconstruct,
-            multiarray.scalar,
-            *{type(np.dtype(t)) for t in (np.float32, np.float64, np.int32, np.int64, np.uint8)},
+            *dtypes,
+            # NumPy 1 writes numpy.core, NumPy 2 numpy._core; either reads the other's files.
+            *(
+                (getattr(multiarray, name), f'numpy.{core}.multiarray.{name}')
+                for name in ('_reconstruct', 'scalar')
+                for core in ('core', '_core')
+            ),
         ]
     )
+
+
+def _history_buffer_method(owner: Any, name: str) -> Any:
+    methods = ('min', 'max', 'mean', 'current')
+    if owner is HistoryBuffer and name in methods:
+        return getattr(HistoryBuffer, name)
+    raise UnpicklingError(f'{owner!r}.{name} is none of the methods {methods} of a log')

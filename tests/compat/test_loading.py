@@ -1,0 +1,41 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.utils import digit_version
+
+pytestmark = pytest.mark.skipif(
+    digit_version(torch.__version__) < digit_version('2.6.0'), reason='does not check by default'
+)
+
+
+def test_the_log_of_a_checkpoint_loads_with_the_check_on(tmp_path):
+    # Bug: --resume stops at "Unsupported global: mmengine.logging.history_buffer.HistoryBuffer".
+    log = HistoryBuffer([0.5, 0.25], [1, 1])
+    torch.save({'log': log, 'seed': np.int64(3), 'time': np.float32(0.5)}, tmp_path / 'x.pth')
+    loaded = torch.load(tmp_path / 'x.pth', weights_only=True)
+    assert loaded['log'].mean() == log.mean()
+    assert loaded['log'].statistics('max') == 0.5
+    assert (loaded['seed'], loaded['time']) == (3, 0.5)
+
+
+class Attribute:
+    """Pickled as `getattr(owner, name)`."""
+
+    def __init__(self, owner, name):
+        self.arguments = (owner, name)
+
+    def __reduce__(self):
+        return getattr, self.arguments
+
+
+@pytest.mark.parametrize(
+    ('owner', 'name'), [(HistoryBuffer, '__init__'), (np.ndarray, 'tofile'), (dict, 'pop')]
+)
+def test_a_file_gets_no_other_attribute(tmp_path, owner, name):
+    # Bug: getattr itself is allow-listed, and a checkpoint from elsewhere runs what it likes.
+    torch.save({'log': Attribute(owner, name)}, tmp_path / 'x.pth')
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / 'x.pth', weights_only=True)

@@ -1,0 +1,91 @@
+"""Notice misspelt ``--cfg-options``, which MMEngine takes as new settings without a word."""
+
+import difflib
+import logging
+from collections.abc import Iterator
+from typing import Any, Optional
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+
+def warn_about_typos(cfg: Config, options: dict) -> 'list[str]':
+    """Log and return a warning for each key that looks like a misspelling of an existing one.
+
+    A key is suspicious if it does not exist and resembles one that exists beside it, or if one of
+    that name exists above or below (``optim_wrapper.lr`` for ``optim_wrapper.optimizer.lr``). New
+    keys that resemble nothing pass: setting them is what the option is for.
+
+    Args:
+        cfg: The config before the options are merged into it.
+        options: Dotted keys and their values; a number in a key is an index of a list.
+
+    Returns:
+        One line for each suspicious key, in the order of ``options``.
+    """
+    tree = cfg.to_dict()
+    warnings = []
+    for key in options:
+        meant = _what_was_meant(tree, key.split('.'))
+        if meant:
+            warnings.append(
+                f'--cfg-options {key}: no such key in the config; did you mean {meant}? '
+                '(it is set nevertheless)'
+            )
+            print_log(warnings[-1], logger='current', level=logging.WARNING)
+    return warnings
+
+
+def _what_was_meant(tree: dict, parts: 'list[str]') -> Optional[str]:
+    """Return the existing key that ``parts`` probably stand for, ``None`` if they are right."""
+    node: Any = tree
+    above = []
+    for depth, part in enumerate(parts):
+        children = _children(node)
+        if part in children:
+            above.append(children)
+            node = children[part]
+            continue
+        before, after = parts[:depth], parts[depth + 1 :]
+        beside = _closest(part, children)
+        if beside:
+            return '.'.join([*before, beside, *after])
+        for path in _paths_below(children, part):
+            return '.'.join([*before, *path, *after])
+        for level in range(depth - 1, -1, -1):
+            if part in above[level]:
+                return '.'.join([*parts[:level], part, *after])
+        return None
+    return None
+
+
+def _children(node: Any) -> 'dict[str, Any]':
+    if isinstance(node, dict):
+        return {str(key): value for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return {str(i): value for i, value in enumerate(node)}
+    return {}
+
+
+def _closest(part: str, names: 'dict[str, Any]') -> Optional[str]:
+    # An index is out of range or not, but never misspelt.
+    plain = {_plain(name): name for name in names if not name.isdigit()}
+    # 0.8 takes one wrong letter in three ('lrr' for 'lr'), and tells max_iters from max_epochs.
+    found = difflib.get_close_matches(_plain(part), plain, n=1, cutoff=0.8)
+    return plain[found[0]] if found else None
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace('_', '').replace('-', '')
+
+
+def _paths_below(children: 'dict[str, Any]', part: str) -> 'Iterator[list[str]]':
+    """Yield the paths below ``children`` that end in ``part``, shortest first."""
+    level = [([name], node) for name, node in children.items()]
+    while level:
+        level = [
+            ([*path, name], child)
+            for path, node in level
+            for name, child in _children(node).items()
+        ]
+        yield from (path for path, _ in level if path[-1] == part and not part.isdigit())

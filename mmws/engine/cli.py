@@ -1,0 +1,116 @@
+"""What the command lines under ``tools/`` share: options as in MMDetection, errors in one line."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Optional
+
+from mmengine.config import Config, DictAction
+
+from .running import prepare
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn a user's mistake into one line on stderr and exit status 1.
+
+    The library raises ``ValueError``, ``OSError`` or ``ImportError`` for what a user can mend;
+    anything else is a bug and keeps its traceback.
+    """
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f'error: {" ".join(str(error).split())}')
+
+
+def parse_train_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """Parse the command line of ``tools/train.py``."""
+    parser = argparse.ArgumentParser(description='Train a detector')
+    parser.add_argument('config', help='config file, or mmdet::folder/name.py')
+    parser.add_argument('--work-dir', help='where logs and checkpoints go')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate to the total batch size (the configs of mmws do it anyway)',
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='continue from the last checkpoint in the work dir, or from the one given',
+    )
+    _add_common_options(parser)
+    return _parse(parser, argv)
+
+
+def parse_test_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """Parse the command line of ``tools/test.py``."""
+    parser = argparse.ArgumentParser(description='Evaluate a detector')
+    parser.add_argument('config', help='config file, or mmdet::folder/name.py')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='where the metrics go')
+    parser.add_argument('--out', help='write the predictions to this .pkl file')
+    parser.add_argument('--show', action='store_true', help='show the predictions in a window')
+    parser.add_argument('--show-dir', help='draw the predictions into this folder of the work dir')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds a window stays')
+    _add_common_options(parser)
+    return _parse(parser, argv)
+
+
+def prepare_train(args: argparse.Namespace) -> Config:
+    """Check a training run and make its config; see :func:`mmws.engine.prepare`."""
+    return prepare(
+        args.config,
+        work_dir=args.work_dir,
+        amp=args.amp,
+        auto_scale_lr=args.auto_scale_lr,
+        resume=args.resume,
+        cfg_options=args.cfg_options,
+        launcher=args.launcher,
+    )
+
+
+def prepare_test(args: argparse.Namespace) -> Config:
+    """Check an evaluation and make its config; see :func:`mmws.engine.prepare`."""
+    if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
+        raise ValueError(f'--out {args.out}: predictions are dumped as a pickle, name it *.pkl')
+    cfg = prepare(
+        args.config,
+        checkpoint=args.checkpoint,
+        work_dir=args.work_dir,
+        cfg_options=args.cfg_options,
+        launcher=args.launcher,
+    )
+    if args.show or args.show_dir:
+        from mmdet.engine.hooks.utils import trigger_visualization_hook
+
+        cfg = trigger_visualization_hook(cfg, args)
+    return cfg
+
+
+def _add_common_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config, e.g. train_dataloader.batch_size=1 key="[a,b]"',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='job launcher; tools/dist_train.sh sets it',
+    )
+    # Launchers older than torchrun pass it instead of setting the variable.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def _parse(parser: argparse.ArgumentParser, argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    args = parser.parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args

@@ -1,0 +1,76 @@
+"""``python -m mmws.engine.launch train|test NUM_PROCESSES SCRIPT ARGS...``: torchrun, with checks.
+
+What can go wrong before training is told here, once, instead of by every process; ``dist_train.sh``
+and ``dist_test.sh`` call this.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import Optional
+
+from torch.distributed.run import main as torchrun
+
+from . import cli
+from .distributed import DEFAULT_PORT, check_process_count, choose_port
+
+_CHECKS = {
+    'train': (cli.parse_train_args, cli.prepare_train),
+    'test': (cli.parse_test_args, cli.prepare_test),
+}
+
+
+def torchrun_arguments(num_processes: int) -> 'list[str]':
+    """Arguments for torchrun, from ``NNODES NODE_RANK MASTER_ADDR PORT`` in the environment.
+
+    On one machine a busy port is replaced by a free one; on several it must be the same
+    everywhere, so it is kept.
+
+    Args:
+        num_processes: Processes on this machine.
+
+    Raises:
+        ValueError: if a variable is not a number, or there are fewer GPUs than processes.
+    """
+    check_process_count(num_processes)
+    numbers = {'NNODES': 1, 'NODE_RANK': 0, 'PORT': DEFAULT_PORT}
+    for name, default in numbers.items():
+        text = os.environ.get(name, str(default))
+        if not text.isdigit():
+            raise ValueError(f'environment variable {name} must be a number, got {text!r}')
+        numbers[name] = int(text)
+    port = numbers['PORT']
+    if numbers['NNODES'] == 1:
+        port = choose_port(port)
+        if port != numbers['PORT']:
+            print(f'port {numbers["PORT"]} is busy: using {port}', flush=True)
+    return [
+        f'--nnodes={numbers["NNODES"]}',
+        f'--node_rank={numbers["NODE_RANK"]}',
+        f'--nproc_per_node={num_processes}',
+        f'--master_addr={os.environ.get("MASTER_ADDR", "127.0.0.1")}',
+        f'--master_port={port}',
+    ]
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """Check the run, then start ``SCRIPT ARGS... --launcher pytorch`` in every process."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('task', choices=_CHECKS)
+    parser.add_argument('num_processes')
+    parser.add_argument('script')
+    parser.add_argument('arguments', nargs=argparse.REMAINDER)
+    args = parser.parse_args(argv)
+    with cli.one_line_errors():
+        if not args.num_processes.isdigit():
+            raise ValueError(
+                f'the number of processes must be a whole number, got {args.num_processes!r}'
+            )
+        options = torchrun_arguments(int(args.num_processes))
+        parse, check = _CHECKS[args.task]
+        check(parse(args.arguments))
+    torchrun([*options, args.script, *args.arguments, '--launcher', 'pytorch'])
+
+
+if __name__ == '__main__':
+    main()

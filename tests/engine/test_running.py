@@ -1,0 +1,75 @@
+import pytest
+import torch
+
+from mmws.engine import load_config, prepare
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A config without data, so that `prepare` has only its options to judge."""
+    path = tmp_path / 'some.py'
+    path.write_text(
+        "optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.02))\n"
+        'auto_scale_lr = dict(enable=False, base_batch_size=16)\n'
+    )
+    return path
+
+
+def test_a_missing_config_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'config .*nowhere\.py does not exist'):
+        load_config(tmp_path / 'nowhere.py')
+
+
+def test_a_broken_config_is_named_in_one_line(tmp_path):
+    path = tmp_path / 'broken.py'
+    path.write_text('model = dict(\n')
+    with pytest.raises(ValueError, match=r'broken\.py cannot be read: SyntaxError') as caught:
+        load_config(path)
+    assert '\n' not in str(caught.value)
+
+
+def test_a_config_of_an_installed_package_loads():
+    cfg = load_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', {'model.neck.num_outs': 4})
+    assert (cfg.model.type, cfg.model.neck.num_outs) == ('RetinaNet', 4)
+
+
+@pytest.mark.parametrize(
+    ('given', 'expected'), [(None, 'work_dirs/some'), ('elsewhere', 'elsewhere')]
+)
+def test_work_dir_falls_back_to_the_name_of_the_config(config, given, expected):
+    assert prepare(config, work_dir=given).work_dir == expected
+
+
+def test_resume_continues_from_the_last_or_the_named_checkpoint(config, tmp_path):
+    cfg = prepare(config, resume='auto', cfg_options={'load_from': 'pretrained.pth'})
+    assert (cfg.resume, cfg.load_from) == (True, None)
+    checkpoint = tmp_path / 'epoch_1.pth'
+    checkpoint.touch()
+    cfg = prepare(config, resume=str(checkpoint))
+    assert (cfg.resume, cfg.load_from) == (True, str(checkpoint))
+
+
+@pytest.mark.parametrize('option', ['resume', 'checkpoint'])
+def test_a_missing_checkpoint_is_named_before_anything_is_built(config, option):
+    with pytest.raises(FileNotFoundError, match=r'checkpoint gone\.pth does not exist'):
+        prepare(config, **{option: 'gone.pth'})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='--amp works here')
+def test_amp_without_a_gpu_is_refused(config):
+    with pytest.raises(ValueError, match='--amp needs a GPU'):
+        prepare(config, amp=True)
+
+
+def test_amp_keeps_a_loss_scale_of_the_config(config, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    assert prepare(config, amp=True).optim_wrapper.loss_scale == 'dynamic'
+    cfg = prepare(config, amp=True, cfg_options={'optim_wrapper.loss_scale': 512.0})
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    assert cfg.optim_wrapper.loss_scale == 512.0
+
+
+def test_auto_scale_lr_needs_a_base_batch_size(config):
+    assert prepare(config, auto_scale_lr=True).auto_scale_lr.enable
+    with pytest.raises(ValueError, match='base_batch_size'):
+        prepare(config, auto_scale_lr=True, cfg_options={'auto_scale_lr': {'_delete_': True}})

@@ -1,0 +1,175 @@
+"""The command lines from end to end, on a tiny set: train, evaluate, resume on two processes."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmws.datasets.digits import DigitsConfig, generate_digits
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+_base_ = '{root}/configs/mask_rcnn_r18_gnws_digits.py'
+data_root = '{data}/'
+train_dataloader = dict(
+    batch_size=2, num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
+test_evaluator = val_evaluator
+# With no threshold, two steps from random weights give scores to compare.
+model = dict(test_cfg=dict(rcnn=dict(score_thr=0.0, max_per_img=20)))
+train_cfg = dict(max_iters=2, val_interval=2)
+default_hooks = dict(checkpoint=dict(interval=2), logger=dict(interval=1))
+"""
+
+
+def run(*command, code=0, **env) -> str:
+    """Run a tool from the checkout and return what it printed, stdout and stderr together."""
+    result = subprocess.run(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'PYTHON': sys.executable, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (result.returncode == 0) is (code == 0), result.stdout[-3000:]
+    return result.stdout
+
+
+def python(tool, *arguments, **options) -> str:
+    return run(sys.executable, ROOT / 'tools' / tool, *arguments, **options)
+
+
+def error_line(output: str) -> str:
+    lines = [line for line in output.splitlines() if line.startswith('error: ')]
+    assert len(lines) == 1, output[-3000:]
+    assert 'Traceback' not in output
+    return lines[0]
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('training')
+    data = folder / 'digits'
+    generate_digits(
+        data, DigitsConfig(num_train=6, num_val=3, image_size=(128, 128), digit_size=(28, 64))
+    )
+    path = folder / 'tiny.py'
+    path.write_text(CONFIG.format(root=ROOT, data=data))
+    return path
+
+
+@pytest.fixture(scope='module')
+def work_dir(config):
+    """Of a training of two steps."""
+    folder = config.parent / 'work'
+    output = python('train.py', config, '--work-dir', folder, '--cfg-options', 'log_levl=INFO')
+    assert 'did you mean log_level?' in output
+    return folder
+
+
+def evaluations(work_dir: Path, pattern: str) -> 'list[dict]':
+    text = ''.join(path.read_text() for path in sorted(work_dir.glob(pattern)))
+    lines = [json.loads(line) for line in text.splitlines()]
+    keep = re.compile(r'coco/(bbox|segm)_')
+    scores = [{k: v for k, v in line.items() if keep.match(k)} for line in lines]
+    return [score for score in scores if score]
+
+
+def test_training_leaves_checkpoint_and_both_metrics(work_dir):
+    assert (work_dir / 'iter_2.pth').is_file()
+    (scores,) = evaluations(work_dir, '*/vis_data/scalars.json')
+    assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= scores.keys()
+
+
+def test_evaluating_the_checkpoint_prints_the_scores_of_training(config, work_dir, tmp_path):
+    # Bug: the checkpoint misses a buffer, or test and validation pipelines differ.
+    python('test.py', config, work_dir / 'iter_2.pth', '--work-dir', tmp_path)
+    assert evaluations(tmp_path, '*/*.json') == evaluations(work_dir, '*/vis_data/scalars.json')
+
+
+def test_resuming_on_two_processes_with_a_busy_port(config, work_dir):
+    # Bugs: PyTorch's safe loading refuses MMEngine's log history; the Runner asks for CUDA; a
+    # second training on the machine dies of its port.
+    with socket.socket() as busy:
+        busy.bind(('', 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        output = run(
+            ROOT / 'tools' / 'dist_train.sh', config, 2, '--work-dir', work_dir, '--resume',
+            '--cfg-options', 'train_cfg.max_iters=4', 'train_dataloader.batch_size=1',
+            PORT=str(port),
+        )  # fmt: skip
+    assert f'port {port} is busy: using ' in output
+    assert re.search(r'resumed epoch: \d+, iter: 2', output)
+    before, after = (torch.load(work_dir / f'iter_{n}.pth', weights_only=False) for n in (2, 4))
+    # Two processes of one image: the same two images a step, so the learning rate stays.
+    assert [c['optimizer']['param_groups'][0]['initial_lr'] for c in (before, after)] == [0.02] * 2
+    assert after['meta']['iter'] == 4
+    assert any(
+        not torch.equal(before['state_dict'][key], value)
+        for key, value in after['state_dict'].items()
+    )
+
+
+def test_when_one_process_dies_all_end(config, tmp_path):
+    # Bug: the survivors wait for the dead one in all-reduce, and the job hangs for half an hour.
+    (tmp_path / 'die.py').write_text(
+        'import os, sys\n'
+        'from mmengine.hooks import Hook\n'
+        'from mmengine.registry import HOOKS\n'
+        '@HOOKS.register_module()\n'
+        'class Die(Hook):\n'
+        '    def before_train_iter(self, runner, **kwargs):\n'
+        '        if runner.rank == 1: os._exit(3)\n'
+    )
+    dying = tmp_path / 'dying.py'
+    dying.write_text(
+        f"_base_ = '{config}'\n"
+        "custom_imports = dict(imports=['mmws', 'die'])\n"
+        "custom_hooks = [dict(type='mmengine.Die')]\n"
+    )
+    output = run(
+        ROOT / 'tools' / 'dist_train.sh', dying, 2, '--work-dir', tmp_path / 'work',
+        code=1, PYTHONPATH=f'{ROOT}:{tmp_path}',
+    )  # fmt: skip
+    assert 'exitcode  : 3' in output
+    assert not list((tmp_path / 'work').glob('iter_*.pth'))
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['nowhere.py'], 'config nowhere.py does not exist'),
+        (['{config}', '--resume', 'gone.pth'], 'checkpoint gone.pth does not exist'),
+        (['{config}', '--cfg-options', 'train_dataloader.dataset.data_root=gone/'], 'gone'),
+        (['{config}', '--cfg-options', 'val_evaluator.ann_file=gone.json'], 'gone.json'),
+    ],
+)
+def test_a_mistake_is_one_line_before_any_training(config, tmp_path, arguments, message):
+    arguments = [part.format(config=config) for part in arguments]
+    work_dir = tmp_path / 'work'
+    output = python('train.py', *arguments, '--work-dir', work_dir, code=1)
+    assert message in error_line(output)
+    assert not work_dir.exists()
+
+
+def test_the_launcher_finds_a_mistake_before_it_starts_processes(config, tmp_path):
+    # Bug: every process prints a traceback, and torchrun another one around them.
+    launch = ROOT / 'tools' / 'dist_train.sh'
+    assert run(launch, config, code=1).startswith('usage: tools/dist_train.sh CONFIG')
+    assert "got 'two'" in error_line(run(launch, config, 'two', code=1))
+    assert 'nowhere.py does not exist' in error_line(run(launch, 'nowhere.py', 2, code=1))
+    options = [config, 'gone.pth', 2]
+    output = run(ROOT / 'tools' / 'dist_test.sh', *options, '--work-dir', tmp_path, code=1)
+    assert 'gone.pth does not exist' in error_line(output)

@@ -1,0 +1,15 @@
+"""Evaluate a detector: `python tools/test.py CONFIG CHECKPOINT [--out PREDICTIONS.pkl] ...`."""
+
+import mmws  # noqa: F401
+from mmws.engine import cli, evaluate
+
+
+def main() -> None:
+    args = cli.parse_test_args()
+    with cli.one_line_errors():
+        cfg = cli.prepare_test(args)
+    evaluate(cfg, out=args.out)
+
+
+if __name__ == '__main__':
+    main()

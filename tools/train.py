@@ -1,0 +1,15 @@
+"""Train a detector: `python tools/train.py CONFIG [--work-dir DIR] [--resume] [--amp] ...`."""
+
+import mmws  # noqa: F401
+from mmws.engine import cli, train
+
+
+def main() -> None:
+    args = cli.parse_train_args()
+    with cli.one_line_errors():
+        cfg = cli.prepare_train(args)
+    train(cfg)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,47 @@
+"""Write the digits set, a small instance-segmentation set of handwritten digits on textures."""
+
+import argparse
+import sys
+
+from mmws.datasets.digits import DigitsConfig, generate_digits, is_up_to_date
+
+
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
+    defaults = DigitsConfig()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument('--out', default='data/digits', help='folder to write')
+    parser.add_argument('--voc', action='store_true', help='also write VOCdevkit/VOC2012 in it')
+    parser.add_argument('--seed', type=int, default=defaults.seed, help='other scenes')
+    parser.add_argument('--num-train', type=int, default=defaults.num_train, help='scenes')
+    parser.add_argument('--num-val', type=int, default=defaults.num_val, help='scenes')
+    parser.add_argument(
+        '--mask-format',
+        choices=['polygon', 'rle'],
+        default=defaults.mask_format,
+        help='of the COCO files',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Write the set and say what came of it."""
+    fields = vars(parse_args())
+    out = fields.pop('out')
+    try:
+        config = DigitsConfig(**fields)
+        if is_up_to_date(out, config):
+            print(f'{out} is up to date')
+            return
+        generate_digits(out, config)
+    except (ImportError, OSError, ValueError) as e:
+        sys.exit(f'error: {e}')
+    layouts = 'COCO and VOC layout' if config.voc else 'COCO layout'
+    print(f'wrote {config.num_train} training and {config.num_val} validation scenes to {out}')
+    print(f'({layouts}, {config.mask_format} masks, seed {config.seed})')
+
+
+if __name__ == '__main__':
+    main()

@@ -7,9 +7,16 @@ data_root = 'data/digits/'
 
 model = dict(roi_head=dict(bbox_head=dict(num_classes=10), mask_head=dict(num_classes=10)))
 
+# A mirrored 2 or 7 is no digit: the narrow pipeline without its flip.
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='PackDetInputs'),
+]
 train_dataloader = dict(
     batch_size=1,
     dataset=dict(
+        pipeline=train_pipeline,
         data_root=data_root,
         ann_file='annotations/instances_train.json',
         data_prefix=dict(img='train/'),

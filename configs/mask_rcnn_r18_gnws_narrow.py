@@ -55,18 +55,23 @@ max_iters = 400
 train_cfg = dict(
     _delete_=True, type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters // 2
 )
+# From scratch, AdamW needs fewer steps than the base's SGD.
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='AdamW', lr=1e-3, weight_decay=0.05),
+    clip_grad=dict(max_norm=10, norm_type=2),
+)
+warmup = 30
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=warmup),
     dict(
-        type='MultiStepLR',
-        begin=0,
-        end=max_iters,
+        type='CosineAnnealingLR',
         by_epoch=False,
-        milestones=[max_iters * 3 // 4, max_iters * 9 // 10],
-        gamma=0.1,
+        begin=warmup,
+        end=max_iters,
+        T_max=max_iters - warmup,
+        eta_min_ratio=0.01,
     ),
 ]
-optim_wrapper = dict(clip_grad=dict(max_norm=10, norm_type=2))
 auto_scale_lr = dict(base_batch_size=2)
 
 default_hooks = dict(

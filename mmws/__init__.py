@@ -14,9 +14,29 @@ __version__ = '0.1.0'
 
 # Public name -> module that defines it, imported when the name is first asked for.
 _PUBLIC = {
-    'ConvWS2d': 'mmws.layers',
-    'GroupNorm': 'mmws.layers',
-    'standardize_weight': 'mmws.functional',
+    **dict.fromkeys(
+        (
+            'ConvAWS2d',
+            'ConvTransposeWN1d',
+            'ConvTransposeWN2d',
+            'ConvTransposeWN3d',
+            'ConvTransposeWS1d',
+            'ConvTransposeWS2d',
+            'ConvTransposeWS3d',
+            'ConvWN1d',
+            'ConvWN2d',
+            'ConvWN3d',
+            'ConvWS1d',
+            'ConvWS2d',
+            'ConvWS3d',
+            'GroupNorm',
+            'LinearWN',
+            'LinearWS',
+            'ScaledConvWS2d',
+        ),
+        'mmws.layers',
+    ),
+    **dict.fromkeys(('normalize_weight', 'standardize_weight'), 'mmws.functional'),
 }
 
 __all__ = ['__version__', *_PUBLIC]

@@ -211,6 +211,11 @@ def _closed_form_applies(*tensors: Tensor | None) -> bool:
     )
 
 
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    # Not torch.promote_types, which is a call of its own for whoever traces or counts calls.
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
 def _memory_order(weight: Tensor) -> list[int]:
     return sorted(range(1, weight.dim()), key=weight.stride, reverse=True)
 
@@ -223,8 +228,7 @@ def _rows(tensor: Tensor, like: Tensor) -> Tensor:
     """
     if not like.is_contiguous():
         tensor = tensor.permute(0, *_memory_order(like))
-    rows = tensor.reshape(tensor.shape[0], -1)
-    return rows.to(torch.promote_types(rows.dtype, torch.float32))
+    return _at_least_float32(tensor.reshape(tensor.shape[0], -1))
 
 
 def _unrows(rows: Tensor, like: Tensor) -> Tensor:
@@ -287,7 +291,7 @@ class Standardize(WeightFunction):
     def __call__(
         self, weight: Tensor, gain: Tensor | None = None, shift: Tensor | None = None
     ) -> Tensor:
-        rows = weight.flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
+        rows = _at_least_float32(weight.flatten(1))
         tiny = torch.finfo(rows.dtype).tiny
         centred = rows - rows.mean(1, keepdim=True)
         variance = centred.square().sum(1, keepdim=True) / self._divisor(rows.shape[1])
@@ -327,11 +331,10 @@ class Standardize(WeightFunction):
             rows, mean, invstd = _group_norm(rows, None, None, tiny)
             shrink = torch.rsub(invstd, 1.0, alpha=-self.eps / math.sqrt(unbias)).rsqrt_()
             bn_gain = shrink * scale if gain is None else (shrink * scale).mul_(gain)
-            gn_gain = shrink * bn_gain
+            invstd, gn_gain = torch._foreach_mul([invstd, bn_gain], [shrink, shrink])
             rows.mul_(gn_gain[:, None])
             if shift is not None:
                 rows.add_(shift[:, None])
-            invstd.mul_(shrink)
         return _unrows(rows, weight), (mean, invstd, bn_gain, gn_gain, shrink)
 
     def reevaluate(
@@ -411,7 +414,7 @@ class Normalize(WeightFunction):
     """
 
     def __call__(self, weight: Tensor, gain: Tensor) -> Tensor:
-        rows = weight.flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
+        rows = _at_least_float32(weight.flatten(1))
         norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
         norm = torch.where(norm > 0, norm, math.inf)
         rows = rows * (_vector(gain, rows)[:, None] / norm)

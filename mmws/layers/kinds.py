@@ -202,7 +202,8 @@ class DeformableConvolution(NamedTuple):
         # The operator takes tensors for what is absent, and does not look into them.
         mask = input.new_zeros(input.shape[0], 1) if mask is None else mask
         bias = input.new_zeros(weight.shape[0]) if bias is None else bias
-        dtype = torch.promote_types(input.dtype, torch.float32)
+        half = input.dtype in (torch.float16, torch.bfloat16)
+        dtype = torch.float32 if half else input.dtype
         return [t.to(dtype) for t in (input, weight, offset, mask, bias)], options
 
 

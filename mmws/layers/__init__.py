@@ -1,4 +1,12 @@
 from .base import WeightFunctionMixin
+from .deform import (
+    DeformConvPackWN2d,
+    DeformConvPackWS2d,
+    DeformConvWN2d,
+    DeformConvWS2d,
+    ModulatedDeformConvPackWN2d,
+    ModulatedDeformConvPackWS2d,
+)
 from .norm import GroupNorm, largest_group_count
 from .weight_norm import (
     ConvTransposeWN1d,
@@ -37,9 +45,15 @@ __all__ = [
     'ConvWS1d',
     'ConvWS2d',
     'ConvWS3d',
+    'DeformConvPackWN2d',
+    'DeformConvPackWS2d',
+    'DeformConvWN2d',
+    'DeformConvWS2d',
     'GroupNorm',
     'LinearWN',
     'LinearWS',
+    'ModulatedDeformConvPackWN2d',
+    'ModulatedDeformConvPackWS2d',
     'ScaledConvWS2d',
     'WeightFunctionMixin',
     'WeightNormalization',

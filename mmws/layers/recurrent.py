@@ -3,11 +3,15 @@ r"""Recurrent layers with Weight Normalization.
 Shapes: a matrix of a recurrent layer is :math:`(R, n)`, one row for each gate of each hidden unit.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmws.functional import normalize_weight
 from mmws.registry import MODELS
 
 
@@ -23,7 +27,8 @@ class WeightNormRecurrent:
 
     The layer keeps :math:`v` under the name of the plain matrix, and :math:`g` as ``<name>_g``,
     :math:`(R, 1)`. It starts as the plain layer, :math:`g_r = \lVert v_r \rVert`, and turns into
-    any plain layer whose state dict it loads. Unlike PyTorch's parametrization it can be pickled.
+    any plain layer whose state dict it loads; state dicts of both ``weight_norm`` of
+    ``torch.nn.utils`` load as well. Unlike PyTorch's parametrization it can be pickled.
 
     Note:
         On CUDA, cuDNN copies the matrices into one block at each call, as for PyTorch's.
@@ -38,14 +43,14 @@ class WeightNormRecurrent:
         for name, weight in list(self._matrices()):
             self.register_parameter(f'{name}_g', nn.Parameter(_row_norm(weight.detach())))
 
-    def _matrices(self):
+    def _matrices(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, parameter in self.named_parameters(recurse=False):
             if name.startswith(('weight_ih', 'weight_hh')) and not name.endswith('_g'):
                 yield name, parameter
 
-    def _normalized(self) -> 'dict[str, Tensor]':
+    def _normalized(self) -> dict[str, Tensor]:
         return {
-            name: v * (getattr(self, f'{name}_g') / _row_norm(v)) for name, v in self._matrices()
+            name: normalize_weight(v, getattr(self, f'{name}_g')) for name, v in self._matrices()
         }
 
     def reset_parameters(self) -> None:
@@ -57,7 +62,10 @@ class WeightNormRecurrent:
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         for name, _ in self._matrices():
-            key = prefix + name
+            key, new = prefix + name, f'{prefix}parametrizations.{name}.original'
+            for g, v in ((f'{key}_g', f'{key}_v'), (f'{new}0', f'{new}1')):
+                if g in state_dict and v in state_dict:
+                    state_dict[f'{key}_g'], state_dict[key] = state_dict.pop(g), state_dict.pop(v)
             if key in state_dict and f'{key}_g' not in state_dict:
                 state_dict[f'{key}_g'] = _row_norm(state_dict[key])
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -123,6 +123,28 @@ def test_reset_parameters(name):
     torch.testing.assert_close(tensors(layer(x)), tensors(expected(x)))
 
 
+@pytest.mark.parametrize('weight_norm', [weight_norm, torch.nn.utils.weight_norm])
+def test_loads_pytorchs_weight_norm(weight_norm):
+    expected = nn.GRU(4, 5)
+    for matrix in ('weight_ih_l0', 'weight_hh_l0'):
+        weight_norm(expected, matrix)
+    for parameter in expected.parameters():
+        nn.init.uniform_(parameter, 0.5, 1)
+    layer, x = recurrent.WNGRU(4, 5), torch.randn(3, 4)
+    layer.load_state_dict(expected.state_dict())
+    torch.testing.assert_close(layer(x), expected(x))
+
+
+def test_rows_without_direction_stay_zero():
+    # Would catch: 0 / 0.
+    layer = recurrent.WNLSTMCell(4, 5)
+    nn.init.zeros_(layer.weight_hh)
+    h, _ = layer(torch.randn(3, 4))
+    h.sum().backward()
+    assert h.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in layer.parameters())
+
+
 def test_built_from_config():
     layer = MODELS.build({'type': 'mmws.WNLSTM', 'input_size': 4, 'hidden_size': 5})
     assert isinstance(layer, nn.LSTM)

@@ -16,6 +16,7 @@ __version__ = '0.1.0'
 _PUBLIC = {
     **dict.fromkeys(
         (
+            'BCN',
             'ConvAWS2d',
             'ConvTransposeWN1d',
             'ConvTransposeWN2d',
@@ -39,9 +40,16 @@ _PUBLIC = {
             'ModulatedDeformConvPackWN2d',
             'ModulatedDeformConvPackWS2d',
             'ScaledConvWS2d',
+            'WNGRU',
+            'WNGRUCell',
+            'WNLSTM',
+            'WNLSTMCell',
+            'WNRNN',
+            'WNRNNCell',
         ),
         'mmws.layers',
     ),
+    **dict.fromkeys(('WeightNormInitHook', 'init_weight_norm'), 'mmws.engine'),
     **dict.fromkeys(('normalize_weight', 'standardize_weight'), 'mmws.functional'),
 }
 

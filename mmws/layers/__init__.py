@@ -1,4 +1,5 @@
 from .base import WeightFunctionMixin
+from .bcn import BCN
 from .deform import (
     DeformConvPackWN2d,
     DeformConvPackWS2d,
@@ -8,6 +9,7 @@ from .deform import (
     ModulatedDeformConvPackWS2d,
 )
 from .norm import GroupNorm, largest_group_count
+from .recurrent import WNGRU, WNLSTM, WNRNN, WNGRUCell, WNLSTMCell, WNRNNCell
 from .weight_norm import (
     ConvTransposeWN1d,
     ConvTransposeWN2d,
@@ -32,6 +34,10 @@ from .weight_standardization import (
 )
 
 __all__ = [
+    'BCN',
+    'WNGRU',
+    'WNLSTM',
+    'WNRNN',
     'ConvAWS2d',
     'ConvTransposeWN1d',
     'ConvTransposeWN2d',
@@ -55,6 +61,9 @@ __all__ = [
     'ModulatedDeformConvPackWN2d',
     'ModulatedDeformConvPackWS2d',
     'ScaledConvWS2d',
+    'WNGRUCell',
+    'WNLSTMCell',
+    'WNRNNCell',
     'WeightFunctionMixin',
     'WeightNormalization',
     'WeightStandardization',

@@ -242,7 +242,7 @@ def _unrows(rows: Tensor, like: Tensor) -> Tensor:
 
 
 def _vector(tensor: Tensor | None, rows: Tensor) -> Tensor | None:
-    return None if tensor is None else tensor.reshape(-1).to(rows.dtype)
+    return None if tensor is None else tensor.reshape(-1).to(rows.dtype).contiguous()
 
 
 @dataclass(frozen=True)
@@ -292,16 +292,17 @@ class Standardize(WeightFunction):
         self, weight: Tensor, gain: Tensor | None = None, shift: Tensor | None = None
     ) -> Tensor:
         rows = _at_least_float32(weight.flatten(1))
-        tiny = torch.finfo(rows.dtype).tiny
         centred = rows - rows.mean(1, keepdim=True)
         variance = centred.square().sum(1, keepdim=True) / self._divisor(rows.shape[1])
+        # The root has no derivative at 0; a filter without variance is divided by a constant.
+        positive = variance > 0
+        variance = torch.where(positive, variance, 1.0)
         if self.eps_inside:
-            rows = centred * (variance + max(self.eps, tiny)).rsqrt()
+            deviation, constant = (variance + self.eps).sqrt(), math.sqrt(self.eps)
         else:
-            # The root has no derivative at 0; there the standard deviation counts as constant.
-            positive = variance > 0
-            std = torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), 0.0)
-            rows = centred / (std + max(self.eps, math.sqrt(tiny)))
+            deviation, constant = variance.sqrt() + self.eps, self.eps
+        constant = max(constant, math.sqrt(torch.finfo(rows.dtype).tiny))
+        rows = centred / torch.where(positive, deviation, constant)
         if self.scale != 1.0:
             rows = rows * self.scale
         if gain is not None:

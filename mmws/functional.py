@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,9 @@ class WeightFunction:
 
 class Operation(Protocol):
     """What a layer does with its weight: a linear map of the weight, with a known gradient."""
+
+    half_precision: ClassVar[bool]
+    """Whether autocast lets it compute in half precision, rather than in float32."""
 
     def forward(self, weight: Tensor, *inputs: Tensor | None) -> Tensor:
         """Return the output of the layer."""
@@ -153,8 +156,8 @@ class _Apply(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         function, operation, dtype, num_stored = ctx.arguments
-        tensors = ctx.saved_tensors[: ctx.num_tensors]
-        kept = ctx.saved_tensors[ctx.num_tensors :]
+        saved = ctx.saved_tensors  # read once: checkpointing makes its tensors anew
+        tensors, kept = saved[: ctx.num_tensors], saved[ctx.num_tensors :]
         needs = ctx.needs_input_grad[4:]
         if torch.is_grad_enabled() or _transforms_active():
             # Whoever differentiates once more (create_graph=True) needs a graph of this pass.

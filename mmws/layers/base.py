@@ -60,13 +60,16 @@ class WeightFunctionMixin:
         operation, inputs = self.bind(*args, **kwargs)
         function, stored = self._function(), self.stored_weights()
         # Autocast would cast the weight behind our back, and the backward pass runs without it.
-        dtype = _autocast_dtype(inputs[0].device.type)
-        if dtype is not None:
+        autocast = _autocast_dtype(inputs[0])
+        dtype = None
+        if autocast is not None:
+            dtype = autocast if operation.half_precision else torch.float32
             inputs = tuple(_cast(t, dtype) for t in inputs)
-            dtype = None if stored[0].dtype == torch.float64 else dtype
         if self.training or torch.is_grad_enabled() or _tracing():
-            return functional.apply(function, stored, operation, inputs, dtype)
-        return operation.forward(self._reuse(function, stored, dtype), *inputs)
+            out = functional.apply(function, stored, operation, inputs, dtype)
+        else:
+            out = operation.forward(self._reuse(function, stored, dtype), *inputs)
+        return out if autocast is None else out.to(autocast)
 
     def train(self, mode: bool = True) -> WeightFunctionMixin:
         self._reusable = None
@@ -145,10 +148,13 @@ def _tracing() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
-def _autocast_dtype(device_type: str) -> torch.dtype | None:
-    """Return the dtype that autocast gives convolutions on this device, None where it is off."""
+def _autocast_dtype(input: Tensor) -> torch.dtype | None:
+    """Return the dtype in which autocast computes on this input, None if it leaves it alone."""
+    device_type = input.device.type
+    if device_type == 'meta' or input.dtype == torch.float64:
+        return None
     if hasattr(torch, 'get_autocast_dtype'):
-        enabled = device_type != 'meta' and torch.is_autocast_enabled(device_type)
+        enabled = torch.is_autocast_enabled(device_type)
         return torch.get_autocast_dtype(device_type) if enabled else None
     if device_type == 'cpu':  # PyTorch < 2.4
         return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None

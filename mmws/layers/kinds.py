@@ -33,6 +33,8 @@ class Convolution(NamedTuple):
     output_padding: tuple[int, ...]
     groups: int
 
+    half_precision = True
+
     def forward(self, weight: Tensor, input: Tensor, bias: Tensor | None) -> Tensor:
         if self._unbatched(input):
             return self.forward(weight, input[None], bias)[0]
@@ -108,6 +110,8 @@ class ConvTransposeKind(WeightFunctionMixin):
 class LinearMap(NamedTuple):
     """The map of ``nn.Linear``. Inputs: ``input`` :math:`(*, C)`, ``bias`` :math:`(O)` or None."""
 
+    half_precision = True
+
     def forward(self, weight: Tensor, input: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(input, weight, bias)
 
@@ -150,6 +154,8 @@ class DeformableConvolution(NamedTuple):
     stride: tuple[int, int]
     padding: tuple[int, int]
     dilation: tuple[int, int]
+
+    half_precision = False  # rounded offsets are other offsets
 
     def forward(
         self,

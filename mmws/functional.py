@@ -317,23 +317,19 @@ class Standardize(WeightFunction):
     def evaluate(
         self, weight: Tensor, gain: Tensor | None = None, shift: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        # One pass gives the statistics and, but for a factor per filter, the result. The kernel
-        # knows the biased variance with eps inside the root: with u = n / m, the unbiased
-        # sqrt(u var + eps) is sqrt(u) sqrt(var + eps / u).
+        # One pass gives the statistics and, but for a factor per filter, the result.
         rows = _rows(weight, weight)
-        unbias = rows.shape[1] / self._divisor(rows.shape[1])
-        tiny = torch.finfo(rows.dtype).tiny
+        kernel_eps, scale, unbias = self._in_terms_of_the_kernel(rows)
         gain, shift = _vector(gain, rows), _vector(shift, rows)
-        scale = self.scale / math.sqrt(unbias)
         if self.eps_inside:
             bn_gain = gn_gain = _scaled(gain, scale, rows)
             shrink = None
-            rows, mean, invstd = _group_norm(rows, gn_gain, shift, max(self.eps / unbias, tiny))
+            rows, mean, invstd = _group_norm(rows, gn_gain, shift, kernel_eps)
         else:
             # sigma / (sigma + eps) per filter; its root belongs to k, and to the gain twice:
             # k = root / std, gamma' = root * gain, gamma' k = gain / (sigma + eps).
-            rows, mean, invstd = _group_norm(rows, None, None, tiny)
-            shrink = torch.rsub(invstd, 1.0, alpha=-self.eps / math.sqrt(unbias)).rsqrt_()
+            rows, mean, invstd = _group_norm(rows, None, None, kernel_eps)
+            shrink = torch.rsub(invstd, 1.0, alpha=-self.eps / unbias).rsqrt_()
             bn_gain = shrink * scale if gain is None else (shrink * scale).mul_(gain)
             invstd, gn_gain = torch._foreach_mul([invstd, bn_gain], [shrink, shrink])
             rows.mul_(gn_gain[:, None])
@@ -350,11 +346,8 @@ class Standardize(WeightFunction):
     ) -> Tensor:
         _, _, _, gn_gain, _ = kept
         rows = _rows(weight, weight)
-        tiny = torch.finfo(rows.dtype).tiny
-        eps = tiny
-        if self.eps_inside:
-            eps = max(self.eps * self._divisor(rows.shape[1]) / rows.shape[1], tiny)
-        return _unrows(_group_norm(rows, gn_gain, _vector(shift, rows), eps)[0], weight)
+        kernel_eps, _, _ = self._in_terms_of_the_kernel(rows)
+        return _unrows(_group_norm(rows, gn_gain, _vector(shift, rows), kernel_eps)[0], weight)
 
     def gradients(
         self,
@@ -375,7 +368,7 @@ class Standardize(WeightFunction):
         if mask[0]:
             grad_weight = _unrows(grad_weight, weight)
         if mask[1]:
-            grad_gain.mul_(self.scale / math.sqrt(rows.shape[1] / self._divisor(rows.shape[1])))
+            grad_gain.mul_(self._in_terms_of_the_kernel(rows)[1])
             if shrink is not None:
                 grad_gain.mul_(shrink)
             grad_gain = grad_gain.view(gain.shape).to(gain.dtype)
@@ -387,6 +380,20 @@ class Standardize(WeightFunction):
     def _divisor(self, n: int) -> int:
         # A single element has no unbiased variance; its deviation from the mean is 0 anyway.
         return max(n - 1, 1) if self.variance == 'unbiased' else n
+
+    def _in_terms_of_the_kernel(self, rows: Tensor) -> tuple[float, float, float]:
+        r"""Return eps and scale for a kernel of biased variance with eps inside the root.
+
+        With ``unbias`` :math:`= \sqrt{n / m}`, the third that is returned, a filter's deviation is
+        ``unbias`` times the biased one, and :math:`\sqrt{\sigma^2 + \epsilon}` is ``unbias`` times
+        that of the kernel for :math:`\epsilon / \mathrm{unbias}^2`.
+        """
+        n = rows.shape[1]
+        unbias = math.sqrt(n / self._divisor(n))
+        kernel_eps = self.eps / unbias**2 if self.eps_inside else 0.0
+        # Of a single element the kernel leaves rounding errors, divided by eps; 0 is exact.
+        scale = self.scale / unbias if n > 1 else 0.0
+        return max(kernel_eps, torch.finfo(rows.dtype).tiny), scale, unbias
 
 
 def _scaled(gain: Tensor | None, scale: float, rows: Tensor) -> Tensor | None:

@@ -50,3 +50,6 @@ class ModulatedDeformConvPackWN2d(
         super().init_weights()
         if hasattr(self, 'weight_g'):  # not yet, when the plain layer initializes itself
             self.reset_gain()
+
+    def reset_parameters(self) -> None:  # MMCV has another name for it
+        self.init_weights()

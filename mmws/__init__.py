@@ -14,9 +14,43 @@ __version__ = '0.1.0'
 
 # Public name -> module that defines it, imported when the name is first asked for.
 _PUBLIC = {
-    'ConvWS2d': 'mmws.layers',
-    'GroupNorm': 'mmws.layers',
-    'standardize_weight': 'mmws.functional',
+    **dict.fromkeys(
+        (
+            'BCN',
+            'ConvAWS2d',
+            'ConvTransposeWN1d',
+            'ConvTransposeWN2d',
+            'ConvTransposeWN3d',
+            'ConvTransposeWS1d',
+            'ConvTransposeWS2d',
+            'ConvTransposeWS3d',
+            'ConvWN1d',
+            'ConvWN2d',
+            'ConvWN3d',
+            'ConvWS1d',
+            'ConvWS2d',
+            'ConvWS3d',
+            'DeformConvPackWN2d',
+            'DeformConvPackWS2d',
+            'DeformConvWN2d',
+            'DeformConvWS2d',
+            'GroupNorm',
+            'LinearWN',
+            'LinearWS',
+            'ModulatedDeformConvPackWN2d',
+            'ModulatedDeformConvPackWS2d',
+            'ScaledConvWS2d',
+            'WNGRU',
+            'WNGRUCell',
+            'WNLSTM',
+            'WNLSTMCell',
+            'WNRNN',
+            'WNRNNCell',
+        ),
+        'mmws.layers',
+    ),
+    **dict.fromkeys(('WeightNormInitHook', 'init_weight_norm'), 'mmws.engine'),
+    **dict.fromkeys(('normalize_weight', 'standardize_weight'), 'mmws.functional'),
 }
 
 __all__ = ['__version__', *_PUBLIC]

@@ -1,29 +1,592 @@
-r"""The maths of mmws: from the weight that a layer stores to the weight that it convolves with.
+r"""The maths of mmws: from the weight that a layer stores to the weight that it computes with.
 
-Shapes: a filter is the part of a weight that makes one output channel. ``weight`` is
-:math:`(O, \ldots)`: ``O`` filters of ``n`` elements each.
+A :class:`WeightFunction` is one such map. Two are defined here, :class:`Standardize` (Weight
+Standardization, its BiT and its scaled form) and :class:`Normalize` (Weight Normalization);
+:func:`standardize_weight` and :func:`normalize_weight` call them. To add one, subclass
+:class:`WeightFunction` and write ``__call__`` in differentiable PyTorch: layers, training without
+extra memory and cached inference then work. The other methods are there for speed.
+
+Shapes used throughout: a filter is the part of a weight that makes one output channel. ``weight``
+is :math:`(O, \ldots)`, ``O`` filters of ``n`` elements each; its *rows* are the same numbers as
+:math:`(O, n)`. A *per-filter vector* has ``O`` elements. :class:`Transposed` brings the weight of
+a transposed convolution, which is laid out otherwise, into this form.
 """
 
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 
-def standardize_weight(weight: Tensor, eps: float = 1e-5) -> Tensor:
-    r"""Give every filter zero mean and unit variance (Weight Standardization).
+class WeightFunction:
+    """A differentiable map from the tensors that a layer stores to the weight it computes with.
 
-    .. math:: \hat W_o = \frac{W_o - \mu_o}{\sigma_o + \epsilon}
+    Only ``__call__`` must be defined. The three other methods are one evaluation with its gradient
+    taken apart, so that nothing but per-filter vectors has to live from forward to backward. They
+    run without a graph, on plain tensors; everything else (double backward, forward-mode AD,
+    ``torch.func``, tracing and compiling) goes through ``__call__``.
 
-    with :math:`\sigma_o` the unbiased standard deviation of the filter's ``n`` elements
-    (`arXiv 1903.10520 <https://arxiv.org/abs/1903.10520>`_, eq. 4 to 6; :math:`\epsilon` outside
-    the root as in the authors' code).
+    Subclasses are immutable and compare by value: a layer whose function changed must notice.
+    """
+
+    def __call__(self, weight: Tensor, *others: Tensor | None) -> Tensor:
+        """Return the weight to compute with, of the shape and dtype of ``weight``.
+
+        Args:
+            weight: The stored weight, :math:`(O, ...)`.
+            *others: Further stored tensors, such as a gain for each filter; None where absent.
+        """
+        raise NotImplementedError
+
+    def filters(self, weight: Tensor) -> Tensor:
+        """Return the stored weight as :math:`(O, ...)`, one filter to a row."""
+        return weight
+
+    def evaluate(
+        self, weight: Tensor, *others: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """Return what ``__call__`` returns, and the vectors that the next two methods need."""
+        return self(weight, *others), ()
+
+    def reevaluate(
+        self, kept: Sequence[Tensor | None], weight: Tensor, *others: Tensor | None
+    ) -> Tensor:
+        """Return what ``__call__`` returns, from the vectors that :meth:`evaluate` returned."""
+        return self(weight, *others)
+
+    def gradients(
+        self,
+        grad: Tensor,
+        needs: Sequence[bool],
+        kept: Sequence[Tensor | None],
+        *stored: Tensor | None,
+    ) -> tuple[Tensor | None, ...]:
+        """Return the gradients with respect to the stored tensors, None where not needed.
+
+        Args:
+            grad: Gradient with respect to what ``__call__`` returned.
+            needs: For every stored tensor, whether its gradient is needed.
+            kept: The vectors that :meth:`evaluate` returned.
+            *stored: The arguments of ``__call__``.
+        """
+        return _differentiate(self, needs, stored, grad)
+
+
+class Operation(Protocol):
+    """What a layer does with its weight: a linear map of the weight, with a known gradient."""
+
+    half_precision: ClassVar[bool]
+    """Whether autocast lets it compute in half precision, rather than in float32."""
+
+    def forward(self, weight: Tensor, *inputs: Tensor | None) -> Tensor:
+        """Return the output of the layer."""
+
+    def backward(
+        self, grad: Tensor, needs: Sequence[bool], weight: Tensor, *inputs: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """Return the gradients with respect to ``weight`` and ``inputs``, where ``needs`` says."""
+
+
+def apply(
+    function: WeightFunction,
+    stored: Sequence[Tensor | None],
+    operation: Operation | None = None,
+    inputs: Sequence[Tensor | None] = (),
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Compute ``operation.forward(function(*stored), *inputs)`` at the memory of the operation.
+
+    What is kept for the backward pass is what the operation alone would keep, the stored weight
+    in place of the weight it computes with, and a few per-filter vectors.
 
     Args:
-        weight: :math:`(O, \ldots)`, floating point.
-        eps: Added to the standard deviation.
+        function: Makes the weight to compute with.
+        stored: Its arguments.
+        operation: What is done with that weight. Without one the weight itself is returned.
+        inputs: Further arguments of the operation.
+        dtype: Cast the weight to this dtype before the operation.
+
+    Returns:
+        The output of the operation, or the weight.
+    """
+    if _closed_form_applies(*stored, *inputs):
+        return _Apply.apply(function, operation, dtype, len(stored), *stored, *inputs)
+    return _compose(function, operation, dtype, len(stored), *stored, *inputs)
+
+
+def _compose(
+    function: WeightFunction,
+    operation: Operation | None,
+    dtype: torch.dtype | None,
+    num_stored: int,
+    *tensors: Tensor | None,
+) -> Tensor:
+    weight = function(*tensors[:num_stored])
+    if dtype is not None:
+        weight = weight.to(dtype)
+    return weight if operation is None else operation.forward(weight, *tensors[num_stored:])
+
+
+class _Apply(torch.autograd.Function):
+    """:func:`_compose` with the weight recomputed in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        function: WeightFunction,
+        operation: Operation | None,
+        dtype: torch.dtype | None,
+        num_stored: int,
+        *tensors: Tensor | None,
+    ) -> Tensor:
+        weight, kept = function.evaluate(*tensors[:num_stored])
+        ctx.arguments = function, operation, dtype, num_stored
+        ctx.num_tensors = len(tensors)
+        ctx.save_for_backward(*tensors, *kept)
+        if dtype is not None:
+            weight = weight.to(dtype)
+        return weight if operation is None else operation.forward(weight, *tensors[num_stored:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        function, operation, dtype, num_stored = ctx.arguments
+        saved = ctx.saved_tensors  # read once: checkpointing makes its tensors anew
+        tensors, kept = saved[: ctx.num_tensors], saved[ctx.num_tensors :]
+        needs = ctx.needs_input_grad[4:]
+        if torch.is_grad_enabled() or _transforms_active():
+            # Whoever differentiates once more (create_graph=True) needs a graph of this pass.
+            def compose(*tensors: Tensor | None) -> Tensor:
+                return _compose(*ctx.arguments, *tensors)
+
+            return (None,) * 4 + _differentiate(compose, needs, tensors, grad)
+
+        stored, inputs = tensors[:num_stored], tensors[num_stored:]
+        grad_inputs: tuple[Tensor | None, ...] = ()
+        if operation is not None:
+            weight = function.reevaluate(kept, *stored)
+            if dtype is not None:
+                weight = weight.to(dtype)
+            needs_weight = any(needs[:num_stored])
+            grad, *grad_inputs = operation.backward(
+                grad, (needs_weight, *needs[num_stored:]), weight, *inputs
+            )
+            del weight  # free it before the gradient of the stored weight is made
+        grad_stored: tuple[Tensor | None, ...] = (None,) * num_stored
+        if grad is not None:
+            grad_stored = function.gradients(grad, needs[:num_stored], kept, *stored)
+        return (None,) * 4 + (*grad_stored, *grad_inputs)
+
+
+def _differentiate(
+    function: Any, needs: Sequence[bool], tensors: Sequence[Tensor | None], grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Vector-Jacobian product of ``function``, itself differentiable where gradients are on."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Fresh aliases: one tensor may depend on another, and only this function is differentiated.
+        aliases = [
+            t if not need else t.view_as(t) if create_graph else t.detach().requires_grad_()
+            for t, need in zip(tensors, needs)
+        ]
+        out = function(*aliases)
+        wanted = [t for t, need in zip(aliases, needs) if need]
+        grads = iter(torch.autograd.grad(out, wanted, grad, create_graph=create_graph))
+    return tuple(next(grads) if need else None for need in needs)
+
+
+def _transforms_active() -> bool:
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _closed_form_applies(*tensors: Tensor | None) -> bool:
+    """Whether kernels may be called by hand: plain tensors that hold data, nothing tracing."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _transforms_active():
+        return False
+    return all(
+        t is None or ((type(t) is Tensor or issubclass(type(t), nn.Parameter)) and not t.is_meta)
+        for t in tensors
+    )
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    # Not torch.promote_types, which is a call of its own for whoever traces or counts calls.
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _memory_order(weight: Tensor) -> list[int]:
+    return sorted(range(1, weight.dim()), key=weight.stride, reverse=True)
+
+
+def _rows(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return :math:`(O, n)` in float32 at least, the elements in the order of ``like`` in memory.
+
+    A filter's statistics do not depend on the order of its elements; following the memory makes
+    this a view for contiguous and for ``channels_last`` weights.
+    """
+    if not like.is_contiguous():
+        tensor = tensor.permute(0, *_memory_order(like))
+    return _at_least_float32(tensor.reshape(tensor.shape[0], -1))
+
+
+def _unrows(rows: Tensor, like: Tensor) -> Tensor:
+    """Undo :func:`_rows`: the shape, layout and dtype of ``like``."""
+    rows = rows.to(like.dtype)
+    if like.is_contiguous():
+        return rows.view(like.shape)
+    order = [0, *_memory_order(like)]
+    inverse = sorted(range(like.dim()), key=order.__getitem__)
+    return rows.view([like.shape[d] for d in order]).permute(inverse)
+
+
+def _vector(tensor: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if tensor is None else tensor.reshape(-1).to(rows.dtype).contiguous()
+
+
+@dataclass(frozen=True)
+class Standardize(WeightFunction):
+    r"""Zero mean and unit variance for every filter.
+
+    .. math:: \hat W_o = \gamma_o s\, \frac{W_o - \mu_o}{d_o} + \beta_o, \qquad
+        d_o = \sigma_o + \epsilon \text{ or } \sqrt{\sigma_o^2 + \epsilon}
+
+    Weight Standardization (`arXiv 1903.10520 <https://arxiv.org/abs/1903.10520>`_, eq. 4 to 6) has
+    neither :math:`\gamma`, :math:`s` nor :math:`\beta`. The gradient, with :math:`g` that of
+    :math:`\hat W_o`, :math:`c = W_o - \mu_o` and :math:`m` the divisor of the variance, is
+
+    .. math:: \frac{\gamma_o s}{d_o}\left[g - \bar g - c\,\frac{\sum g\,c}{m\,q_o}\right], \qquad
+        q_o = \sigma_o d_o \text{ or } d_o^2
+
+    (the paper's eq. 7 to 9 with :math:`\epsilon` kept). This is the gradient of batch
+    normalization over one filter, :math:`\gamma' k [g - \bar g - c\, k^2 \sum g\,c / n]`, with
+    :math:`k^2 = n / (m q_o)` for the variance and :math:`\gamma' = \gamma_o s / (d_o k)` for the
+    gain, so one call of PyTorch's kernel computes it.
+
+    A filter without variance, or of one element, becomes :math:`\beta_o`; its gradient is that of
+    the limit in which the last term of the bracket is 0.
+
+    Args:
+        eps: :math:`\epsilon`.
+        variance: ``'unbiased'`` for :math:`m = n - 1` or ``'biased'`` for :math:`m = n`.
+        eps_inside: Add :math:`\epsilon` to the variance rather than to the standard deviation.
+        scale: :math:`s`, one factor for all filters.
+
+    Raises:
+        ValueError: if ``eps`` is negative or ``variance`` another word.
+    """
+
+    eps: float = 1e-5
+    variance: str = 'unbiased'
+    eps_inside: bool = False
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.variance not in ('unbiased', 'biased'):
+            raise ValueError(f"variance must be 'unbiased' or 'biased', got {self.variance!r}")
+        if self.eps < 0:
+            raise ValueError(f'eps must not be negative, got {self.eps}')
+
+    def __call__(
+        self, weight: Tensor, gain: Tensor | None = None, shift: Tensor | None = None
+    ) -> Tensor:
+        rows = _at_least_float32(weight.flatten(1))
+        centred = rows - rows.mean(1, keepdim=True)
+        variance = centred.square().sum(1, keepdim=True) / self._divisor(rows.shape[1])
+        # The root has no derivative at 0; a filter without variance is divided by a constant.
+        positive = variance > 0
+        variance = torch.where(positive, variance, 1.0)
+        if self.eps_inside:
+            deviation, constant = (variance + self.eps).sqrt(), math.sqrt(self.eps)
+        else:
+            deviation, constant = variance.sqrt() + self.eps, self.eps
+        constant = max(constant, math.sqrt(torch.finfo(rows.dtype).tiny))
+        rows = centred / torch.where(positive, deviation, constant)
+        if self.scale != 1.0:
+            rows = rows * self.scale
+        if gain is not None:
+            rows = rows * _vector(gain, rows)[:, None]
+        if shift is not None:
+            rows = rows + _vector(shift, rows)[:, None]
+        return rows.view(weight.shape).to(weight.dtype)
+
+    def evaluate(
+        self, weight: Tensor, gain: Tensor | None = None, shift: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        # One pass gives the statistics and, but for a factor per filter, the result.
+        rows = _rows(weight, weight)
+        kernel_eps, scale, unbias = self._in_terms_of_the_kernel(rows)
+        gain, shift = _vector(gain, rows), _vector(shift, rows)
+        if self.eps_inside:
+            bn_gain = gn_gain = _scaled(gain, scale, rows)
+            shrink = None
+            rows, mean, invstd = _group_norm(rows, gn_gain, shift, kernel_eps)
+        else:
+            # sigma / (sigma + eps) per filter; its root belongs to k, and to the gain twice:
+            # k = root / std, gamma' = root * gain, gamma' k = gain / (sigma + eps).
+            rows, mean, invstd = _group_norm(rows, None, None, kernel_eps)
+            shrink = torch.rsub(invstd, 1.0, alpha=-self.eps / unbias).rsqrt_()
+            bn_gain = shrink * scale if gain is None else (shrink * scale).mul_(gain)
+            invstd, gn_gain = torch._foreach_mul([invstd, bn_gain], [shrink, shrink])
+            rows.mul_(gn_gain[:, None])
+            if shift is not None:
+                rows.add_(shift[:, None])
+        return _unrows(rows, weight), (mean, invstd, bn_gain, gn_gain, shrink)
+
+    def reevaluate(
+        self,
+        kept: Sequence[Tensor | None],
+        weight: Tensor,
+        gain: Tensor | None = None,
+        shift: Tensor | None = None,
+    ) -> Tensor:
+        _, _, _, gn_gain, _ = kept
+        rows = _rows(weight, weight)
+        kernel_eps, _, _ = self._in_terms_of_the_kernel(rows)
+        return _unrows(_group_norm(rows, gn_gain, _vector(shift, rows), kernel_eps)[0], weight)
+
+    def gradients(
+        self,
+        grad: Tensor,
+        needs: Sequence[bool],
+        kept: Sequence[Tensor | None],
+        weight: Tensor,
+        gain: Tensor | None = None,
+        shift: Tensor | None = None,
+    ) -> tuple[Tensor | None, ...]:
+        mean, invstd, bn_gain, _, shrink = kept
+        rows = _rows(weight, weight)
+        mask = [*needs, False, False][:3]
+        grad_weight, grad_gain, grad_shift = torch.ops.aten.native_batch_norm_backward(
+            _rows(grad, weight)[None], rows[None], bn_gain,
+            None, None, mean, invstd, True, 0.0, mask,
+        )  # fmt: skip
+        if mask[0]:
+            grad_weight = _unrows(grad_weight, weight)
+        if mask[1]:
+            grad_gain.mul_(self._in_terms_of_the_kernel(rows)[1])
+            if shrink is not None:
+                grad_gain.mul_(shrink)
+            grad_gain = grad_gain.view(gain.shape).to(gain.dtype)
+        if mask[2]:
+            grad_shift = grad_shift.view(shift.shape).to(shift.dtype)
+        grads = (grad_weight, grad_gain, grad_shift)
+        return tuple(g if need else None for g, need in zip(grads, needs))
+
+    def _divisor(self, n: int) -> int:
+        # A single element has no unbiased variance; its deviation from the mean is 0 anyway.
+        return max(n - 1, 1) if self.variance == 'unbiased' else n
+
+    def _in_terms_of_the_kernel(self, rows: Tensor) -> tuple[float, float, float]:
+        r"""Return eps and scale for a kernel of biased variance with eps inside the root.
+
+        With ``unbias`` :math:`= \sqrt{n / m}`, the third that is returned, a filter's deviation is
+        ``unbias`` times the biased one, and :math:`\sqrt{\sigma^2 + \epsilon}` is ``unbias`` times
+        that of the kernel for :math:`\epsilon / \mathrm{unbias}^2`.
+        """
+        n = rows.shape[1]
+        unbias = math.sqrt(n / self._divisor(n))
+        kernel_eps = self.eps / unbias**2 if self.eps_inside else 0.0
+        # Of a single element the kernel leaves rounding errors, divided by eps; 0 is exact.
+        scale = self.scale / unbias if n > 1 else 0.0
+        return max(kernel_eps, torch.finfo(rows.dtype).tiny), scale, unbias
+
+
+def _scaled(gain: Tensor | None, scale: float, rows: Tensor) -> Tensor | None:
+    if gain is not None:
+        return gain * scale if scale != 1.0 else gain
+    return None if scale == 1.0 else rows.new_full((rows.shape[0],), scale)
+
+
+def _group_norm(
+    rows: Tensor, gain: Tensor | None, shift: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalize every row: the result, its mean and its inverse standard deviation.
+
+    Batch normalization in training mode does the same; group normalization reads a row once.
+    """
+    o, n = rows.shape
+    out, mean, invstd = torch.native_group_norm(rows[None], gain, shift, 1, o, n, o, eps)
+    return out.view(o, n), mean.view(o), invstd.view(o)
+
+
+@dataclass(frozen=True)
+class Normalize(WeightFunction):
+    r"""Length and direction of every filter apart: Weight Normalization.
+
+    .. math:: W_o = g_o \frac{V_o}{\lVert V_o \rVert}
+
+    (`arXiv 1602.07868 <https://arxiv.org/abs/1602.07868>`_, eq. 2; gradients eq. 3 and 4). A filter
+    of zeros, which has no direction, stays one, with zero gradients.
+    """
+
+    def __call__(self, weight: Tensor, gain: Tensor) -> Tensor:
+        rows = _at_least_float32(weight.flatten(1))
+        norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        norm = torch.where(norm > 0, norm, math.inf)
+        rows = rows * (_vector(gain, rows)[:, None] / norm)
+        return rows.view(weight.shape).to(weight.dtype)
+
+    @staticmethod
+    def norms(weight: Tensor) -> Tensor:
+        """Return the Euclidean norm of every filter, :math:`(O)`, in float32 at least."""
+        return torch.linalg.vector_norm(_rows(weight, weight), dim=1)
+
+    def evaluate(self, weight: Tensor, gain: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        rows = _rows(weight, weight)
+        # An infinite norm makes 0 of a filter without direction, and of its gradients below.
+        norm = torch.threshold(self.norms(weight), 0.0, math.inf)
+        factor = _vector(gain, rows) / norm
+        return _unrows(rows * factor[:, None], weight), (norm, factor)
+
+    def reevaluate(self, kept: Sequence[Tensor | None], weight: Tensor, gain: Tensor) -> Tensor:
+        _, factor = kept
+        return _unrows(_rows(weight, weight) * factor[:, None], weight)
+
+    def gradients(
+        self,
+        grad: Tensor,
+        needs: Sequence[bool],
+        kept: Sequence[Tensor | None],
+        weight: Tensor,
+        gain: Tensor,
+    ) -> tuple[Tensor | None, ...]:
+        norm, _ = kept
+        rows = _rows(weight, weight)
+        grad_weight, grad_gain = torch.ops.aten._weight_norm_interface_backward(
+            _rows(grad, weight).contiguous(), rows.contiguous(),
+            _vector(gain, rows)[:, None], norm[:, None], 0,
+        )  # fmt: skip
+        return (
+            _unrows(grad_weight, weight) if needs[0] else None,
+            grad_gain.view(gain.shape).to(gain.dtype) if needs[1] else None,
+        )
+
+
+@dataclass(frozen=True)
+class Transposed(WeightFunction):
+    r"""``function`` for the weight of a transposed convolution.
+
+    That weight is :math:`(I, O / G, \ldots)` for ``I`` input channels, ``O`` output channels and
+    ``G`` groups. The filter of an output channel runs over the input channels of its group, so it
+    is not a row of the weight.
+
+    Args:
+        function: A function of weights :math:`(O, \ldots)`.
+        groups: ``G``.
+    """
+
+    function: WeightFunction
+    groups: int = 1
+
+    def filters(self, weight: Tensor) -> Tensor:
+        return self.function.filters(self._swap(weight))
+
+    def _swap(self, weight: Tensor) -> Tensor:
+        """:math:`(I, O / G, ...)` to :math:`(O, I / G, ...)` and back."""
+        return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+
+    def __call__(self, weight: Tensor, *others: Tensor | None) -> Tensor:
+        return self._swap(self.function(self._swap(weight), *others))
+
+    def evaluate(
+        self, weight: Tensor, *others: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        weight, kept = self.function.evaluate(self._swap(weight), *others)
+        return self._swap(weight), kept
+
+    def reevaluate(
+        self, kept: Sequence[Tensor | None], weight: Tensor, *others: Tensor | None
+    ) -> Tensor:
+        return self._swap(self.function.reevaluate(kept, self._swap(weight), *others))
+
+    def gradients(
+        self,
+        grad: Tensor,
+        needs: Sequence[bool],
+        kept: Sequence[Tensor | None],
+        *stored: Tensor | None,
+    ) -> tuple[Tensor | None, ...]:
+        weight, *others = stored
+        grad_weight, *grads = self.function.gradients(
+            self._swap(grad), needs, kept, self._swap(weight), *others
+        )
+        return (None if grad_weight is None else self._swap(grad_weight), *grads)
+
+
+def _check(name: str, weight: Tensor) -> None:
+    if weight.dim() < 2 or not weight.is_floating_point():
+        raise ValueError(
+            f'{name} needs a floating-point weight of shape (O, ...) with at least 2 dimensions, '
+            f'got {weight.dtype} of shape {tuple(weight.shape)}'
+        )
+
+
+def standardize_weight(
+    weight: Tensor,
+    eps: float = 1e-5,
+    gain: Tensor | None = None,
+    variance: str = 'unbiased',
+    eps_inside: bool = False,
+) -> Tensor:
+    r"""Give every filter zero mean and unit variance (Weight Standardization).
+
+    .. math:: \hat W_o = \gamma_o \frac{W_o - \mu_o}{\sigma_o + \epsilon}
+
+    The defaults are those of `arXiv 1903.10520 <https://arxiv.org/abs/1903.10520>`_ (eq. 4 to 6)
+    and its authors' code. BiT (`arXiv 1912.11370 <https://arxiv.org/abs/1912.11370>`_) and timm
+    take ``variance='biased', eps_inside=True``; scaled WS
+    (`arXiv 2101.08692 <https://arxiv.org/abs/2101.08692>`_, eq. 2) is that with a learned ``gain``
+    times :math:`1 / \sqrt{n}`. Computed in float32 at least; see :class:`Standardize` for the
+    gradient.
+
+    Args:
+        weight: :math:`(O, \ldots)`, floating point; see :class:`Transposed` for the weight of a
+            transposed convolution.
+        eps: :math:`\epsilon`, not negative.
+        gain: :math:`\gamma`, ``O`` elements in any shape, such as :math:`(O, 1, 1, 1)`.
+        variance: ``'unbiased'`` or ``'biased'``, the sum of squares over ``n - 1`` or ``n``.
+        eps_inside: Divide by :math:`\sqrt{\sigma^2 + \epsilon}` instead.
 
     Returns:
         A tensor of the shape and dtype of ``weight``.
+
+    Raises:
+        ValueError: if ``weight`` has fewer than 2 dimensions or is not floating point, if ``gain``
+            has not ``O`` elements, if ``eps`` is negative, if ``variance`` is another word.
     """
-    std, mean = torch.std_mean(weight.flatten(1), dim=1, keepdim=True)
-    shape = (-1, *[1] * (weight.dim() - 1))
-    return (weight - mean.view(shape)) / (std.view(shape) + eps)
+    _check('standardize_weight', weight)
+    if gain is not None and gain.numel() != weight.shape[0]:
+        raise ValueError(
+            f'gain needs one element for each of {weight.shape[0]} filters, got {gain.numel()}'
+        )
+    return apply(Standardize(eps, variance, eps_inside), (weight, gain))
+
+
+def normalize_weight(v: Tensor, g: Tensor) -> Tensor:
+    r"""Give every filter the length ``g`` and the direction of ``v`` (Weight Normalization).
+
+    .. math:: W_o = g_o \frac{V_o}{\lVert V_o \rVert}
+
+    `arXiv 1602.07868 <https://arxiv.org/abs/1602.07868>`_, eq. 2. Computed in float32 at least;
+    see :class:`Normalize` for the gradients.
+
+    Args:
+        v: :math:`(O, \ldots)`, floating point.
+        g: ``O`` elements in any shape, such as :math:`(O, 1, 1, 1)`.
+
+    Returns:
+        A tensor of the shape and dtype of ``v``.
+
+    Raises:
+        ValueError: if ``v`` has fewer than 2 dimensions or is not floating point, or if ``g`` has
+            not ``O`` elements.
+    """
+    _check('normalize_weight', v)
+    if g.numel() != v.shape[0]:
+        raise ValueError(f'g needs one element for each of {v.shape[0]} filters, got {g.numel()}')
+    return apply(Normalize(), (v, g))

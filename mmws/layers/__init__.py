@@ -1,4 +1,71 @@
-from .conv import ConvWS2d
+from .base import WeightFunctionMixin
+from .bcn import BCN
+from .deform import (
+    DeformConvPackWN2d,
+    DeformConvPackWS2d,
+    DeformConvWN2d,
+    DeformConvWS2d,
+    ModulatedDeformConvPackWN2d,
+    ModulatedDeformConvPackWS2d,
+)
 from .norm import GroupNorm, largest_group_count
+from .recurrent import WNGRU, WNLSTM, WNRNN, WNGRUCell, WNLSTMCell, WNRNNCell
+from .weight_norm import (
+    ConvTransposeWN1d,
+    ConvTransposeWN2d,
+    ConvTransposeWN3d,
+    ConvWN1d,
+    ConvWN2d,
+    ConvWN3d,
+    LinearWN,
+    WeightNormalization,
+)
+from .weight_standardization import (
+    ConvAWS2d,
+    ConvTransposeWS1d,
+    ConvTransposeWS2d,
+    ConvTransposeWS3d,
+    ConvWS1d,
+    ConvWS2d,
+    ConvWS3d,
+    LinearWS,
+    ScaledConvWS2d,
+    WeightStandardization,
+)
 
-__all__ = ['ConvWS2d', 'GroupNorm', 'largest_group_count']
+__all__ = [
+    'BCN',
+    'WNGRU',
+    'WNLSTM',
+    'WNRNN',
+    'ConvAWS2d',
+    'ConvTransposeWN1d',
+    'ConvTransposeWN2d',
+    'ConvTransposeWN3d',
+    'ConvTransposeWS1d',
+    'ConvTransposeWS2d',
+    'ConvTransposeWS3d',
+    'ConvWN1d',
+    'ConvWN2d',
+    'ConvWN3d',
+    'ConvWS1d',
+    'ConvWS2d',
+    'ConvWS3d',
+    'DeformConvPackWN2d',
+    'DeformConvPackWS2d',
+    'DeformConvWN2d',
+    'DeformConvWS2d',
+    'GroupNorm',
+    'LinearWN',
+    'LinearWS',
+    'ModulatedDeformConvPackWN2d',
+    'ModulatedDeformConvPackWS2d',
+    'ScaledConvWS2d',
+    'WNGRUCell',
+    'WNLSTMCell',
+    'WNRNNCell',
+    'WeightFunctionMixin',
+    'WeightNormalization',
+    'WeightStandardization',
+    'largest_group_count',
+]

@@ -1,0 +1,131 @@
+r"""Recurrent layers with Weight Normalization.
+
+Shapes: a matrix of a recurrent layer is :math:`(R, n)`, one row for each gate of each hidden unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmws.functional import normalize_weight
+from mmws.registry import MODELS
+
+
+class WeightNormRecurrent:
+    r"""Mixin over PyTorch's recurrent layers and cells: Weight Normalization of their matrices.
+
+    .. math:: w_r = g_r \frac{v_r}{\lVert v_r \rVert}
+
+    for every row of the input-to-hidden and hidden-to-hidden matrices
+    (`arXiv 1602.07868 <https://arxiv.org/abs/1602.07868>`_, eq. 2), as
+    ``torch.nn.utils.parametrizations.weight_norm`` of each. An LSTM's projection ``weight_hr_l*``
+    stays plain.
+
+    The layer keeps :math:`v` under the name of the plain matrix, and :math:`g` as ``<name>_g``,
+    :math:`(R, 1)`. It starts as the plain layer, :math:`g_r = \lVert v_r \rVert`, and turns into
+    any plain layer whose state dict it loads; state dicts of both ``weight_norm`` of
+    ``torch.nn.utils`` load as well. Unlike PyTorch's parametrization it can be pickled.
+
+    Note:
+        On CUDA, cuDNN copies the matrices into one block at each call, as for PyTorch's.
+
+    Args:
+        *args: As for the plain layer.
+        **kwargs: As for the plain layer.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name, weight in list(self._matrices()):
+            self.register_parameter(f'{name}_g', nn.Parameter(_row_norm(weight.detach())))
+
+    def _matrices(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for name, parameter in self.named_parameters(recurse=False):
+            if name.startswith(('weight_ih', 'weight_hh')) and not name.endswith('_g'):
+                yield name, parameter
+
+    def _normalized(self) -> dict[str, Tensor]:
+        return {
+            name: normalize_weight(v, getattr(self, f'{name}_g')) for name, v in self._matrices()
+        }
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        with torch.no_grad():
+            for name, weight in self._matrices():
+                if hasattr(self, f'{name}_g'):  # not yet while the plain layer is constructed
+                    getattr(self, f'{name}_g').copy_(_row_norm(weight))
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        for name, _ in self._matrices():
+            key, new = prefix + name, f'{prefix}parametrizations.{name}.original'
+            for g, v in ((f'{key}_g', f'{key}_v'), (f'{new}0', f'{new}1')):
+                if g in state_dict and v in state_dict:
+                    state_dict[f'{key}_g'], state_dict[key] = state_dict.pop(g), state_dict.pop(v)
+            if key in state_dict and f'{key}_g' not in state_dict:
+                state_dict[f'{key}_g'] = _row_norm(state_dict[key])
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class _WeightNormRNN(WeightNormRecurrent):
+    def forward(self, *args: Any, **kwargs: Any):
+        # The plain layer computes with this list. Brought up to date first, or it would do so
+        # itself, with the stored matrices, where parameters were replaced (functional_call).
+        self._update_flat_weights()
+        stored, normalized = self._flat_weights, self._normalized()
+        self._flat_weights = [
+            normalized.get(name, weight) for name, weight in zip(self._flat_weights_names, stored)
+        ]
+        try:
+            return super().forward(*args, **kwargs)
+        finally:
+            self._flat_weights = stored
+
+
+class _WeightNormCell(WeightNormRecurrent):
+    def forward(self, *args: Any, **kwargs: Any):
+        # The plain cell computes with its attributes weight_ih and weight_hh.
+        stored = self._parameters
+        self._parameters = {**stored, **self._normalized()}
+        try:
+            return super().forward(*args, **kwargs)
+        finally:
+            self._parameters = stored
+
+
+def _row_norm(weight: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(weight, dim=1, keepdim=True)
+
+
+@MODELS.register_module()
+class WNRNN(_WeightNormRNN, nn.RNN):
+    """``nn.RNN`` with Weight Normalization, ``type='mmws.WNRNN'`` in a config."""
+
+
+@MODELS.register_module()
+class WNLSTM(_WeightNormRNN, nn.LSTM):
+    """``nn.LSTM`` with Weight Normalization, ``type='mmws.WNLSTM'`` in a config."""
+
+
+@MODELS.register_module()
+class WNGRU(_WeightNormRNN, nn.GRU):
+    """``nn.GRU`` with Weight Normalization, ``type='mmws.WNGRU'`` in a config."""
+
+
+@MODELS.register_module()
+class WNRNNCell(_WeightNormCell, nn.RNNCell):
+    """``nn.RNNCell`` with Weight Normalization, ``type='mmws.WNRNNCell'`` in a config."""
+
+
+@MODELS.register_module()
+class WNLSTMCell(_WeightNormCell, nn.LSTMCell):
+    """``nn.LSTMCell`` with Weight Normalization, ``type='mmws.WNLSTMCell'`` in a config."""
+
+
+@MODELS.register_module()
+class WNGRUCell(_WeightNormCell, nn.GRUCell):
+    """``nn.GRUCell`` with Weight Normalization, ``type='mmws.WNGRUCell'`` in a config."""

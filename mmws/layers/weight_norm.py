@@ -1,0 +1,121 @@
+"""Weight Normalization: layers that learn length and direction of every filter apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmws.functional import Normalize
+from mmws.registry import MODELS
+
+from .base import WeightFunctionMixin
+from .kinds import ConvKind, ConvTransposeKind, LinearKind
+
+# Where torch.nn.utils keeps (gain, direction): its old and its new weight_norm.
+_TORCH_NAMES = (
+    ('weight_g', 'weight_v'),
+    ('parametrizations.weight.original0', 'parametrizations.weight.original1'),
+)
+
+
+class WeightNormalization(WeightFunctionMixin):
+    r"""Mixin: compute with :math:`g_o V_o / \lVert V_o \rVert` for every filter ``o``.
+
+    Weight Normalization (`arXiv 1602.07868 <https://arxiv.org/abs/1602.07868>`_). ``weight`` is
+    :math:`V`, under the name and in the shape of the plain layer's; the learned gain is
+    ``weight_g`` :math:`(O, 1, \ldots)`. A new layer, or one that loads a plain layer's state dict,
+    has :math:`g_o = \lVert V_o \rVert` and computes with :math:`V` itself.
+
+    State dicts of ``torch.nn.utils.weight_norm`` and of its successor in ``parametrizations`` load
+    as well, for layers that are not transposed (there PyTorch normalizes input channels).
+
+    After an initializer wrote ``weight`` alone, which then is nothing but a direction, call
+    :meth:`reset_gain` to have the layer compute with what was written.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        filters = self.weight.shape[1] * self.groups if _transposed(self) else len(self.weight)
+        self.weight_g = nn.Parameter(self.weight.new_empty(filters, *[1] * (self.weight.dim() - 1)))
+        self.reset_gain()
+
+    def weight_function(self) -> Normalize:
+        return Normalize()
+
+    def stored_weights(self) -> tuple[Tensor, ...]:
+        return self.weight, self.weight_g
+
+    @torch.no_grad()
+    def reset_gain(self) -> None:
+        """Set the gain to the norms of the filters: the layer then computes with ``weight``."""
+        filters = self._function().filters(self.weight)
+        self.weight_g.copy_(Normalize.norms(filters).view_as(self.weight_g))
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if hasattr(self, 'weight_g'):  # not yet, when the plain layer initializes itself
+            self.reset_gain()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        *args: Any,
+    ) -> None:
+        for gain, direction in _TORCH_NAMES:
+            if prefix + direction in state_dict and prefix + gain in state_dict:
+                state_dict[prefix + 'weight_g'] = state_dict.pop(prefix + gain)
+                state_dict[prefix + 'weight'] = state_dict.pop(prefix + direction)
+        missing: list[str] = []
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, *args)
+        if prefix + 'weight' in state_dict and prefix + 'weight_g' not in state_dict:
+            self.reset_gain()
+            missing = [key for key in missing if key != prefix + 'weight_g']
+        missing_keys += missing
+
+
+def _transposed(layer: nn.Module) -> bool:
+    return getattr(layer, 'transposed', False)
+
+
+@MODELS.register_module('ConvWN1d')
+class ConvWN1d(WeightNormalization, ConvKind, nn.Conv1d):
+    """``nn.Conv1d`` with Weight Normalization, ``type='mmws.ConvWN1d'``."""
+
+
+@MODELS.register_module('ConvWN')
+@MODELS.register_module('ConvWN2d')
+class ConvWN2d(WeightNormalization, ConvKind, nn.Conv2d):
+    """``nn.Conv2d`` with Weight Normalization, ``type='mmws.ConvWN'``."""
+
+
+@MODELS.register_module('ConvWN3d')
+class ConvWN3d(WeightNormalization, ConvKind, nn.Conv3d):
+    """``nn.Conv3d`` with Weight Normalization, ``type='mmws.ConvWN3d'``."""
+
+
+@MODELS.register_module('ConvTransposeWN1d')
+class ConvTransposeWN1d(WeightNormalization, ConvTransposeKind, nn.ConvTranspose1d):
+    """``nn.ConvTranspose1d`` with Weight Normalization, ``type='mmws.ConvTransposeWN1d'``."""
+
+
+@MODELS.register_module('deconvWN')
+@MODELS.register_module('ConvTransposeWN2d')
+class ConvTransposeWN2d(WeightNormalization, ConvTransposeKind, nn.ConvTranspose2d):
+    """``nn.ConvTranspose2d`` with Weight Normalization, ``type='mmws.deconvWN'``."""
+
+
+@MODELS.register_module('deconv3dWN')
+@MODELS.register_module('ConvTransposeWN3d')
+class ConvTransposeWN3d(WeightNormalization, ConvTransposeKind, nn.ConvTranspose3d):
+    """``nn.ConvTranspose3d`` with Weight Normalization, ``type='mmws.deconv3dWN'``."""
+
+
+@MODELS.register_module('LinearWN')
+class LinearWN(WeightNormalization, LinearKind, nn.Linear):
+    """``nn.Linear`` with Weight Normalization, ``type='mmws.LinearWN'``."""

@@ -1,0 +1,437 @@
+"""What every weighted layer must do, whatever its weight function and its kind."""
+
+import copy
+import gc
+import inspect
+import pickle
+import threading
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from layer_cases import CASES, Case, every_layer, plain_twin
+from mmengine.model import ExponentialMovingAverage
+from torch import nn
+from torch.autograd import gradcheck, gradgradcheck
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from mmws import layers
+from mmws.functional import Standardize
+
+CONV = next(case for case in CASES if case.layer is layers.ConvWS2d)
+
+
+def gradients(layer, inputs, grad_seed=2):
+    """Output, and the gradients of inputs and parameters for a random output gradient."""
+    leaves = [t.detach().requires_grad_() for t in inputs]
+    wanted = [*leaves, *(p for p in layer.parameters() if p.requires_grad)]
+    out = layer(*leaves)
+    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(grad_seed)).to(out)
+    return out, torch.autograd.grad(out, wanted, grad)
+
+
+def kept_for_backward(layer, inputs):
+    """Tensors that autograd keeps, one for each storage."""
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        layer(*(t.detach().requires_grad_() for t in inputs))
+    return kept.values()
+
+
+@every_layer
+class TestEveryLayer:
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+    def test_equals_the_plain_layer_with_the_effective_weight(self, case: Case, dtype):
+        layer = case.make(dtype=dtype)
+        twin = plain_twin(case, layer)
+        inputs = case.inputs(dtype)
+        out, grads = gradients(layer, inputs)
+        expected, expected_grads = gradients(twin, inputs)
+        torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+        # The stored weight's own gradient is compared below; all others pass through it.
+        torch.testing.assert_close(
+            grads[: len(inputs)], expected_grads[: len(inputs)], rtol=1e-4, atol=1e-4
+        )
+        names = [name for name, _ in layer.named_parameters()]
+        twin_grads = dict(
+            zip([n for n, _ in twin.named_parameters()], expected_grads[len(inputs) :])
+        )
+        for name, grad in zip(names, grads[len(inputs) :]):
+            if name in twin_grads and name != 'weight':
+                torch.testing.assert_close(grad, twin_grads[name], rtol=1e-4, atol=1e-4)
+
+    def test_gradients_equal_those_of_the_composition(self, case: Case):
+        # Would catch a recomputed weight or a gradient that differs from what was computed with.
+        layer, inputs = case.make(dtype=torch.float64), case.inputs(torch.float64)
+        _, grads = gradients(layer, inputs)
+
+        def composed(*leaves):
+            operation, bound = layer.bind(*leaves)
+            return operation.forward(layer._function()(*layer.stored_weights()), *bound)
+
+        leaves = [t.requires_grad_() for t in inputs]
+        wanted = [*leaves, *layer.parameters()]
+        out = composed(*leaves)
+        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(2)).to(out)
+        torch.testing.assert_close(grads, torch.autograd.grad(out, wanted, grad))
+
+    @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+    def test_half_precision(self, case: Case, dtype):
+        layer = case.make()
+        inputs = tuple(t / 4 for t in case.inputs())
+        expected = layer(*inputs)
+        half = copy.deepcopy(layer).to(dtype)
+        out, grads = gradients(half, [t.to(dtype) for t in inputs])
+        assert out.dtype == dtype
+        assert all(g.dtype == dtype and g.isfinite().all() for g in grads)
+        torch.testing.assert_close(out.float(), expected, rtol=0.1, atol=0.1)
+
+    @pytest.mark.parametrize('training', [True, False])
+    def test_autocast(self, case: Case, training):
+        # Would catch a filter standardized in half precision, or one of another dtype than the
+        # output gradient when the backward pass, which runs without autocast, makes it again.
+        layer, inputs = case.make().train(training), case.inputs()
+        expected, expected_grads = gradients(layer, inputs)
+        with torch.autocast('cpu', torch.bfloat16):
+            out = layer(*(t.requires_grad_() for t in inputs))
+        assert out.dtype == torch.bfloat16
+        torch.testing.assert_close(out.float(), expected, rtol=0.05, atol=0.1)
+        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(2))
+        grads = torch.autograd.grad(out, [*inputs, *layer.parameters()], grad.to(out))
+        for got, wanted in zip(grads, expected_grads):
+            assert got.dtype == torch.float32
+            # Sampled at offsets that a convolution made in half precision, gradients jump.
+            assert (got - wanted).norm() <= (0.05 if case.twice else 0.2) * wanted.norm() + 0.05
+        with torch.autocast('cpu', torch.bfloat16), torch.no_grad():
+            torch.testing.assert_close(layer(*inputs), out)
+
+    def test_compiles_without_graph_breaks(self, case: Case):
+        layer, inputs = case.make(), case.inputs()
+        compiled = torch.compile(layer, fullgraph=True, backend='eager')
+        torch.testing.assert_close(gradients(compiled, inputs), gradients(layer, inputs))
+        with torch.no_grad():
+            torch.testing.assert_close(compiled.eval()(*inputs), layer(*inputs))
+        torch._dynamo.reset()
+
+    def test_double_backward(self, case: Case):
+        if not case.twice:
+            pytest.skip('PyTorch does not differentiate deformable convolution twice')
+        layer = case.make(dtype=torch.float64)
+        inputs = [t[:1].requires_grad_() for t in case.inputs(torch.float64)]
+        names = [name for name, _ in layer.named_parameters()]
+
+        def call(*tensors):
+            parameters = dict(zip(names, tensors[len(inputs) :]))
+            return torch.func.functional_call(layer, parameters, tensors[: len(inputs)])
+
+        arguments = (*inputs, *(p.detach().requires_grad_() for p in layer.parameters()))
+        assert gradcheck(call, arguments, fast_mode=True)
+        assert gradgradcheck(call, arguments, fast_mode=True)
+
+    def test_keeps_for_backward_what_the_plain_layer_keeps(self, case: Case):
+        layer, inputs = case.make(), case.inputs()
+        twin = plain_twin(case, layer)
+        kept = kept_for_backward(layer, inputs)
+        plain = sum(t.untyped_storage().nbytes() for t in kept_for_backward(twin, inputs))
+        vectors = [t for t in kept if t.numel() <= 6 and t.grad_fn is None]
+        rest = sum(t.untyped_storage().nbytes() for t in kept) - sum(
+            t.untyped_storage().nbytes() for t in vectors
+        )
+        assert rest <= plain
+
+    @pytest.mark.parametrize('duplicate', [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+    def test_copies_compute_the_same_and_independently(self, case: Case, duplicate):
+        layer, inputs = case.make().eval(), case.inputs()
+        with torch.no_grad():
+            expected = layer(*inputs)
+            twin = duplicate(layer)
+            assert '_reusable' not in twin.__dict__
+            assert len(pickle.dumps(layer)) < 2 * len(pickle.dumps(case.make_plain().eval())) + 2000
+            torch.testing.assert_close(twin(*inputs), expected)
+            twin.weight.normal_()
+            assert not torch.equal(twin(*inputs), expected)
+            torch.testing.assert_close(layer(*inputs), expected)
+
+    def test_state_dict_round_trip_with_the_plain_layer(self, case: Case):
+        plain, layer = case.make_plain(), case.make()
+        nn.init.normal_(plain.weight)
+        layer.load_state_dict(plain.state_dict())
+        again = case.make_plain()
+        state = layer.state_dict()
+        again.load_state_dict({key: state[key] for key in again.state_dict()})
+        torch.testing.assert_close(again.state_dict(), plain.state_dict())
+        restored = case.make()
+        restored.load_state_dict(state)
+        torch.testing.assert_close(restored(*case.inputs()), layer(*case.inputs()))
+
+    def test_takes_the_arguments_of_the_plain_layer(self, case: Case):
+        # mmcv's deformable layers take *args themselves.
+        ours = inspect.signature(case.layer.__init__).parameters.values()
+        assert {p.kind for p in ours} >= {inspect.Parameter.VAR_POSITIONAL}
+        assert case.plain in case.layer.__bases__  # MMEngine initializes by the names of the bases
+        assert isinstance(case.make(), case.plain)
+        missing = set(case.make_plain().state_dict()) - set(case.make().state_dict())
+        assert not missing
+
+    def test_meta_device(self, case: Case):
+        layer = case.make().to('meta')
+        out = layer(*(t.to('meta') for t in case.inputs()))
+        assert out.shape == case.make()(*case.inputs()).shape
+
+    def test_checkpointing(self, case: Case):
+        layer, inputs = case.make(), case.inputs()
+        expected = gradients(layer, inputs)
+        for reentrant in (True, False):
+            got = []
+            leaves = [t.detach().requires_grad_() for t in inputs]
+            out = checkpoint(layer, *leaves, use_reentrant=reentrant)
+            out.backward(torch.randn(out.shape, generator=torch.Generator().manual_seed(2)))
+            got = [t.grad for t in (*leaves, *layer.parameters())]
+            torch.testing.assert_close((out, tuple(got)), expected)
+            layer.zero_grad()
+
+    def test_frozen_weight(self, case: Case):
+        layer, inputs = case.make().requires_grad_(False), case.inputs()
+        leaves = [t.requires_grad_() for t in inputs]
+        layer(*leaves).sum().backward()
+        assert all(t.grad is not None for t in leaves)
+        assert layer.weight.grad is None
+
+    def test_training_step_between_evaluations(self, case: Case):
+        # Would catch a reused weight that outlives an optimizer step.
+        layer, inputs = case.make(), case.inputs()
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
+        for _ in range(3):
+            layer.train()
+            optimizer.zero_grad()
+            layer(*inputs).square().sum().backward()
+            optimizer.step()
+            with torch.no_grad():
+                expected = layer(*inputs)
+                torch.testing.assert_close(layer.eval()(*inputs), expected)
+
+
+class TestReuse:
+    """In evaluation the weight is made once, and again whenever a stored tensor changed."""
+
+    @pytest.fixture
+    def made(self, monkeypatch):
+        """Count how often a weight is made."""
+        calls = []
+        evaluate = Standardize.evaluate
+
+        def counted(*args):
+            calls.append(1)
+            return evaluate(*args)
+
+        monkeypatch.setattr(Standardize, 'evaluate', counted)
+        return calls
+
+    @pytest.mark.parametrize('mode', [torch.no_grad, torch.inference_mode])
+    def test_made_once(self, made, mode):
+        layer, inputs = CONV.make().eval(), CONV.inputs()
+        for _ in range(3):
+            with mode():
+                layer(*inputs)
+        assert len(made) == 1
+
+    def test_inference_mode_and_no_grad_share_it(self, made):
+        layer, inputs = CONV.make().eval(), CONV.inputs()
+        with torch.inference_mode():
+            layer(*inputs)
+        with torch.no_grad():
+            layer(*inputs)
+        assert len(made) == 1
+
+    def test_not_used_with_gradients(self):
+        layer, inputs = CONV.make().eval(), CONV.inputs()
+        with torch.no_grad():
+            layer(*inputs)
+        layer(*inputs).sum().backward()
+        assert layer.weight.grad.abs().sum() > 0
+
+    def test_freed_by_training(self):
+        # Would catch evaluation filters that occupy memory throughout the next epoch.
+        layer, inputs = CONV.make().eval(), CONV.inputs()
+        with torch.no_grad():
+            layer(*inputs)
+        assert layer._reusable is not None
+        assert layer.train()._reusable is None
+
+    @pytest.mark.parametrize(
+        'change',
+        [
+            lambda layer, new: layer.weight.copy_(new),
+            lambda layer, new: layer.weight[1].copy_(new[1]),
+            lambda layer, new: layer.weight.data.copy_(new),
+            lambda layer, new: layer.weight.data[1].mul_(-1),
+            lambda layer, new: setattr(layer.weight, 'data', new),
+            lambda layer, new: setattr(layer, 'weight', nn.Parameter(new)),
+            lambda layer, new: layer.load_state_dict({**layer.state_dict(), 'weight': new}),
+            lambda layer, new: layer.load_state_dict(
+                {**layer.state_dict(), 'weight': new}, assign=True
+            ),
+            lambda layer, new: nn.init.kaiming_normal_(layer.weight),
+            lambda layer, new: layer.weight.detach().normal_(),
+            lambda layer, new: setattr(layer, 'eps', 0.1 + layer.eps),
+            lambda layer, new: torch.nn.utils.vector_to_parameters(
+                torch.randn(sum(p.numel() for p in layer.parameters())), layer.parameters()
+            ),
+        ],
+        ids=range(12),
+    )
+    @pytest.mark.parametrize('inference', [False, True])
+    def test_every_change_is_noticed(self, change, inference):
+        layer, inputs = CONV.make().eval(), CONV.inputs()
+        with torch.no_grad():
+            for _ in range(3):  # a change must be noticed after others were
+                old = layer(*inputs)
+                with torch.inference_mode() if inference else torch.no_grad():
+                    change(layer, torch.randn(6, 2, 3, 3))
+                new = layer(*inputs)
+                torch.testing.assert_close(new, copy.deepcopy(layer)(*inputs))
+                assert not torch.equal(new, old)
+
+    def test_another_parameter_at_the_same_address(self):
+        # The allocator gives a freed address to the next parameter of this size.
+        layer, inputs = CONV.make().eval(), CONV.inputs()
+        with torch.no_grad():
+            for seed in range(10):
+                layer(*inputs)
+                del layer.weight
+                gc.collect()
+                torch.manual_seed(seed)
+                layer.weight = nn.Parameter(torch.randn(6, 2, 3, 3))
+                torch.testing.assert_close(layer(*inputs), copy.deepcopy(layer)(*inputs))
+
+    def test_moving_to_another_dtype_and_layout(self):
+        layer, inputs = CONV.make().eval(), CONV.inputs()
+        with torch.no_grad():
+            expected = layer(*inputs)
+            doubled = layer.double()(*(t.double() for t in inputs))
+            torch.testing.assert_close(doubled.float(), expected)
+            layer.float().to(memory_format=torch.channels_last)
+            image = inputs[0].to(memory_format=torch.channels_last)
+            out = layer(image)
+            torch.testing.assert_close(out, expected)
+            assert out.is_contiguous(memory_format=torch.channels_last)
+
+    @pytest.mark.parametrize('mode', ['eval', 'train'])
+    def test_moving_averages(self, mode):
+        # MMEngine writes averages, and swaps them with the model, through .data.
+        layer, inputs = CONV.make().eval(), CONV.inputs()
+        average = ExponentialMovingAverage(layer, momentum=0.5).eval()
+        with torch.no_grad():
+            for _ in range(3):
+                average(*inputs)
+                layer.weight.normal_()
+                average.update_parameters(layer)
+                torch.testing.assert_close(average(*inputs), copy.deepcopy(average.module)(*inputs))
+
+    def test_shared_weights(self):
+        first, second, inputs = CONV.make().eval(), CONV.make().eval(), CONV.inputs()
+        second.weight, second.bias = first.weight, first.bias
+        with torch.no_grad():
+            torch.testing.assert_close(first(*inputs), second(*inputs))
+            second.weight.normal_()
+            torch.testing.assert_close(first(*inputs), second(*inputs))
+
+    def test_weights_made_in_inference_mode(self):
+        # Tensors of inference mode have no version to compare.
+        with torch.inference_mode():
+            layer = CONV.make().eval()
+            inputs = CONV.inputs()
+            old = layer(*inputs)
+            layer.weight.normal_()
+            assert not torch.equal(layer(*inputs), old)
+
+    def test_threads(self):
+        layer, inputs = CONV.make().eval(), CONV.inputs()
+        with torch.no_grad():
+            expected = layer(*inputs)
+        layer.train().eval()
+        wrong = []
+
+        def work():
+            with torch.no_grad():
+                for i in range(50):
+                    if not torch.equal(layer(*inputs), expected):
+                        wrong.append(i)
+                    if i % 10 == 0:
+                        layer.eval()
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+
+    def test_checkpoints_hold_ordinary_parameters(self):
+        # Evaluation watches the parameters; nobody else should have to know.
+        layer = CONV.make().eval()
+        with torch.no_grad():
+            layer(*CONV.inputs())
+        assert isinstance(layer.weight, nn.Parameter)
+        assert type(pickle.loads(pickle.dumps(layer)).weight) is nn.Parameter
+        assert {type(t) for t in layer.state_dict().values()} == {torch.Tensor}
+
+
+def _ddp_worker(rank: int, init_method: str) -> None:
+    dist.init_process_group('gloo', init_method=init_method, rank=rank, world_size=2)
+    try:
+        for case in CASES:
+            layer = case.make()
+            parallel = DistributedDataParallel(case.make())
+            inputs = case.inputs()
+            parallel(*(t[rank : rank + 1] for t in inputs)).square().mean().backward()
+            means = [layer(*(t[r : r + 1] for t in inputs)).square().mean() for r in (0, 1)]
+            (sum(means) / 2).backward()
+            for (name, got), expected in zip(
+                parallel.module.named_parameters(), layer.parameters()
+            ):
+                message = f'{case.layer.__name__}.{name}: {{}}'
+                torch.testing.assert_close(
+                    got.grad, expected.grad, rtol=1e-4, atol=1e-5, msg=message.format
+                )
+    finally:
+        dist.destroy_process_group()
+
+
+def test_ddp_averages_the_gradients_of_every_layer(tmp_path):
+    mp.spawn(_ddp_worker, (f'file://{tmp_path}/rendezvous',), nprocs=2)
+
+
+def test_compiled_with_inductor():
+    layer, inputs = CONV.make(), CONV.inputs()
+    compiled = torch.compile(layer, fullgraph=True)
+    try:
+        got = gradients(compiled, inputs)
+    except Exception as error:  # a machine without a C++ compiler
+        if 'compiler' not in str(error).lower():
+            raise
+        pytest.skip(str(error).splitlines()[0])
+    torch.testing.assert_close(got, gradients(layer, inputs), rtol=1e-4, atol=1e-4)
+
+
+def test_exports():
+    layer, inputs = CONV.make().eval(), CONV.inputs()
+    program = torch.export.export(layer, inputs)
+    torch.testing.assert_close(program.module()(*inputs), layer(*inputs))
+
+
+def test_traced_layers_follow_their_weight():
+    # Would catch a reused weight baked into the trace.
+    layer, inputs = CONV.make().eval(), CONV.inputs()
+    with torch.no_grad():
+        layer(*inputs)
+        traced = torch.jit.trace(layer, inputs)
+        layer.weight.normal_()
+        torch.testing.assert_close(traced(*inputs), layer(*inputs))

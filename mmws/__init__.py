@@ -40,6 +40,7 @@ _PUBLIC = {
             'ModulatedDeformConvPackWN2d',
             'ModulatedDeformConvPackWS2d',
             'ScaledConvWS2d',
+            'WeightFunctionMixin',
             'WNGRU',
             'WNGRUCell',
             'WNLSTM',
@@ -50,7 +51,9 @@ _PUBLIC = {
         'mmws.layers',
     ),
     **dict.fromkeys(('WeightNormInitHook', 'init_weight_norm'), 'mmws.engine'),
-    **dict.fromkeys(('normalize_weight', 'standardize_weight'), 'mmws.functional'),
+    **dict.fromkeys(
+        ('WeightFunction', 'normalize_weight', 'standardize_weight'), 'mmws.functional'
+    ),
 }
 
 __all__ = ['__version__', *_PUBLIC]

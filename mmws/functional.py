@@ -200,18 +200,27 @@ def _differentiate(
     return tuple(next(grads) if need else None for need in needs)
 
 
+def is_tracing() -> bool:
+    """Whether PyTorch records what runs now, in order to compile, export or trace it."""
+    compiling = getattr(torch.compiler, 'is_compiling', None)  # not yet in PyTorch 2.1
+    return (compiling is not None and compiling()) or torch.jit.is_tracing()
+
+
 def _transforms_active() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _closed_form_applies(*tensors: Tensor | None) -> bool:
     """Whether kernels may be called by hand: plain tensors that hold data, nothing tracing."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _transforms_active():
+    if is_tracing() or _transforms_active():
         return False
-    return all(
-        t is None or ((type(t) is Tensor or issubclass(type(t), nn.Parameter)) and not t.is_meta)
-        for t in tensors
-    )
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        cls = type(tensor)
+        if tensor.is_meta or not (cls is Tensor or issubclass(cls, nn.Parameter)):
+            return False
+    return True
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
@@ -238,7 +247,7 @@ def _unrows(rows: Tensor, like: Tensor) -> Tensor:
     """Undo :func:`_rows`: the shape, layout and dtype of ``like``."""
     rows = rows.to(like.dtype)
     if like.is_contiguous():
-        return rows.view(like.shape)
+        return rows.view_as(like)
     order = [0, *_memory_order(like)]
     inverse = sorted(range(like.dim()), key=order.__getitem__)
     return rows.view([like.shape[d] for d in order]).permute(inverse)

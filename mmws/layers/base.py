@@ -65,7 +65,7 @@ class WeightFunctionMixin:
         if autocast is not None:
             dtype = autocast if operation.half_precision else torch.float32
             inputs = tuple(_cast(t, dtype) for t in inputs)
-        if self.training or torch.is_grad_enabled() or _tracing():
+        if self.training or torch.is_grad_enabled() or functional.is_tracing():
             out = functional.apply(function, stored, operation, inputs, dtype)
         else:
             out = operation.forward(self._reuse(function, stored, dtype), *inputs)
@@ -114,7 +114,7 @@ class _WatchedParameter(nn.Parameter):
     """A parameter that counts how often ``.data`` was asked for or assigned.
 
     Writing through ``.data``, as MMEngine's moving averages do, leaves ``_version`` as it was.
-    Copies and checkpoints are of ordinary parameters.
+    Checkpoints hold ordinary parameters.
     """
 
     _times_exposed = 0
@@ -142,10 +142,6 @@ def _state(tensor: Tensor | None) -> Hashable:
         tensor.data_ptr(),
         getattr(tensor, '_times_exposed', 0),
     )
-
-
-def _tracing() -> bool:
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def _autocast_dtype(input: Tensor) -> torch.dtype | None:

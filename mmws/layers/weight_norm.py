@@ -37,8 +37,10 @@ class WeightNormalization(WeightFunctionMixin):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        filters = self.weight.shape[1] * self.groups if _transposed(self) else len(self.weight)
-        self.weight_g = nn.Parameter(self.weight.new_empty(filters, *[1] * (self.weight.dim() - 1)))
+        filters = self._function().filters(self.weight)
+        self.weight_g = nn.Parameter(
+            self.weight.new_empty(len(filters), *[1] * (self.weight.dim() - 1))
+        )
         self.reset_gain()
 
     def weight_function(self) -> Normalize:
@@ -77,10 +79,6 @@ class WeightNormalization(WeightFunctionMixin):
             self.reset_gain()
             missing = [key for key in missing if key != prefix + 'weight_g']
         missing_keys += missing
-
-
-def _transposed(layer: nn.Module) -> bool:
-    return getattr(layer, 'transposed', False)
 
 
 @MODELS.register_module('ConvWN1d')

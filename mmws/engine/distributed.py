@@ -73,6 +73,16 @@ def prepare_distributed(cfg: Config) -> None:
         dist.init_process_group('gloo')
 
 
+def finish_distributed() -> None:
+    """Leave the process group, if there is one; call it when the work is done.
+
+    A process that exits inside the group now and then crashes on the way out, in the threads that
+    still listen to the others, and torchrun then calls a finished training failed.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def local_rank_zero() -> bool:
     """Whether this process is the one of its machine that may speak for all."""
     return int(os.environ.get('LOCAL_RANK', 0)) == 0

@@ -12,7 +12,7 @@ from mmws.compat import read_config
 from mmws.datasets.preflight import check_data
 
 from .cfg_options import warn_about_typos
-from .distributed import local_rank_zero, prepare_distributed
+from .distributed import finish_distributed, local_rank_zero, prepare_distributed
 
 StrPath = Union[str, Path]
 
@@ -96,8 +96,10 @@ def prepare(
 
 
 def train(cfg: Config) -> Any:
-    """Train as ``cfg`` says; return what the runner's training loop returns."""
-    return _build_runner(cfg).train()
+    """Train as ``cfg`` says; return the trained model."""
+    model = _build_runner(cfg).train()
+    finish_distributed()
+    return model
 
 
 def evaluate(cfg: Config, out: Optional[StrPath] = None) -> 'dict[str, float]':
@@ -115,7 +117,9 @@ def evaluate(cfg: Config, out: Optional[StrPath] = None) -> 'dict[str, float]':
         from mmdet.evaluation import DumpDetResults
 
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=str(out)))
-    return runner.test()
+    metrics = runner.test()
+    finish_distributed()
+    return metrics
 
 
 def _build_runner(cfg: Config) -> Runner:

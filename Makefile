@@ -41,9 +41,13 @@ data/digits/digits.json: tools/make_digits.py mmws/datasets/digits.py | $(VENV)/
 	$(RUN) $(BIN)/python tools/make_digits.py --out data/digits
 	@touch $@
 
-# An interrupted training goes on from its last checkpoint; one of other data or settings does not.
-$(DEMO)/trained: data/digits/digits.json $(DEMO_CONFIG) configs/mask_rcnn_r18_gnws_narrow.py
-	@if [ -e $@ ]; then rm -r $(DEMO); fi
+# An interrupted training goes on from its last checkpoint; other data or settings start anew.
+$(DEMO)/started: data/digits/digits.json $(DEMO_CONFIG) configs/mask_rcnn_r18_gnws_narrow.py
+	rm -rf $(DEMO)
+	@mkdir -p $(DEMO)
+	@touch $@
+
+$(DEMO)/trained: $(DEMO)/started
 	$(RUN) tools/dist_train.sh $(DEMO_CONFIG) 2 --work-dir $(DEMO) --resume
 	@touch $@
 

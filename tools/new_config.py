@@ -1,7 +1,9 @@
 """Write a config for your own data: `python tools/new_config.py --train-json F --val-json F`."""
 
 import argparse
+import os
 import sys
+from pathlib import Path
 
 from mmws.datasets.new_config import new_config
 
@@ -21,7 +23,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--base',
-        default='configs/mask_rcnn_r50_gnws.py',
+        default=str(Path(os.path.relpath(__file__)).parents[1] / 'configs/mask_rcnn_r50_gnws.py'),
         help='config to inherit from, a file or mmdet::folder/name.py (default: %(default)s)',
     )
     parser.add_argument(

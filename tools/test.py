@@ -1,14 +1,15 @@
 """Evaluate a detector: `python tools/test.py CONFIG CHECKPOINT [--out PREDICTIONS.pkl] ...`."""
 
 import mmws  # noqa: F401
-from mmws.engine import cli, evaluate
+from mmws.engine import CheckpointMismatchError, cli, evaluate
 
 
 def main() -> None:
     args = cli.parse_test_args()
     with cli.one_line_errors():
         cfg = cli.prepare_test(args)
-    evaluate(cfg, out=args.out)
+    with cli.one_line_errors(CheckpointMismatchError):
+        evaluate(cfg, out=args.out)
 
 
 if __name__ == '__main__':

@@ -8,7 +8,13 @@ from .stack import require_stack
 require_stack()
 
 from .config import read_config  # noqa: E402  (needs the stack)
-from .loading import allow_checkpoint_classes  # noqa: E402
+from .loading import allow_checkpoint_classes, read_checkpoint  # noqa: E402
 from .mmcv_ext import install_fallback_ops  # noqa: E402
 
-__all__ = ['allow_checkpoint_classes', 'install_fallback_ops', 'read_config', 'require_stack']
+__all__ = [
+    'allow_checkpoint_classes',
+    'install_fallback_ops',
+    'read_checkpoint',
+    'read_config',
+    'require_stack',
+]

@@ -1,3 +1,4 @@
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Union
 
@@ -15,16 +16,18 @@ def read_config(path: Union[str, Path], name: str = 'config') -> Config:
         FileNotFoundError: if there is no such file.
         ValueError: if it cannot be read, in one line.
     """
-    packaged = '::' in str(path)
-    if not packaged and not Path(path).is_file():
+    file = Path(path)
+    package, separator, inner = str(path).partition('::')
+    if separator:
+        # `Config.fromfile` takes no package path.
+        spec = find_spec(package) if package.isidentifier() else None
+        if spec is None or spec.origin is None:
+            raise FileNotFoundError(f'{name} {path}: there is no package {package!r}')
+        file = Path(spec.origin).parent / '.mim' / 'configs' / inner
+    if not file.is_file():
         raise FileNotFoundError(f'{name} {path} does not exist')
     try:
-        # `fromfile` takes no package path, `_base_` does.
-        return (
-            Config.fromstring(f'_base_ = {str(path)!r}', '.py')
-            if packaged
-            else (Config.fromfile(path))
-        )
+        return Config.fromfile(file)
     except Exception as error:
         # A config is a program: whatever it raises, the user needs its name.
         reason = ' '.join(str(error).split())

@@ -1,5 +1,7 @@
+import zipfile
+from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 import torch
@@ -36,6 +38,32 @@ def allow_checkpoint_classes() -> None:
             ),
         ]
     )
+
+
+def read_checkpoint(path: Union[str, Path]) -> 'dict[str, Any]':
+    """Read a checkpoint file with PyTorch's check on, mapped into memory where it can be.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no checkpoint, incomplete, or holds other classes than those that
+            PyTorch and :func:`allow_checkpoint_classes` allow.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'checkpoint {path} does not exist')
+    # Once more: a `safe_globals` context that ends elsewhere takes away what it had in common.
+    allow_checkpoint_classes()
+    try:
+        mmap = zipfile.is_zipfile(path)  # files of PyTorch < 1.6 cannot be mapped
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
+    except Exception as error:
+        # Whatever is in the file decides what is raised.
+        raise ValueError(
+            f'checkpoint {path} cannot be read ({type(error).__name__}): it is incomplete, no '
+            'PyTorch file, or holds classes that are not allowed'
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f'checkpoint {path} holds a {type(checkpoint).__name__}, not weights')
+    return checkpoint
 
 
 def _history_buffer_method(owner: Any, name: str) -> Any:

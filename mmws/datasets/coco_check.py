@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 import numpy as np
+from PIL import Image
 
 StrPath = Union[str, Path]
+
+_OPENED_IMAGES = 200  # spread over the file; opening all of COCO takes minutes
+_EXIF_ORIENTATION = 274  # 5 to 8: turned by a quarter when read
 
 # kind -> (severity, what is wrong, what to do or what becomes of it). An error crashes training or
 # spoils it silently; a warning costs data.
@@ -71,6 +75,16 @@ _KINDS = {
         'error',
         'image files are missing',
         'put them there, or name the folder with --img-dirs',
+    ),
+    'bad_images': (
+        'error',
+        'image files cannot be read',
+        'training stops at them: replace them, or remove them from the file',
+    ),
+    'image_sizes': (
+        'error',
+        "images whose size is not their 'width' and 'height'",
+        'masks and boxes would be misplaced: write the sizes of the files',
     ),
     'no_iscrowd': (
         'warning',
@@ -175,7 +189,7 @@ def check_coco(
     ``classes`` are in the order of the file's ``categories``, whatever their ids: MMDetection
     numbers labels by that order, not by the order of ``metainfo['classes']``.
 
-    Takes time and memory like pycocotools' reader; folders are listed once, no image is opened.
+    Takes time and memory like pycocotools' reader; folders are listed once, 200 images are opened.
 
     Args:
         json_path: Annotation file.
@@ -234,6 +248,8 @@ def check_coco(
         _check_masks(report, annotations, images, image_row)
     if report.file_names:
         _check_files(report, img_dir, split)
+        if report.img_dir is not None:
+            _check_some_images(report, images)
     return report
 
 
@@ -373,6 +389,29 @@ def _check_files(report: CocoReport, img_dir: Optional[StrPath], split: str) -> 
         return
     report.img_dir = report.img_dir or str(img_dir)
     report.add('missing_images', missing, f'in {report.img_dir}: ')
+
+
+def _check_some_images(report: CocoReport, images: 'list[dict]') -> None:
+    """Compare files with the sizes in the annotation file; only headers are read."""
+    bad, odd = [], []
+    for image in images[:: max(1, len(images) // _OPENED_IMAGES)]:
+        name = image['file_name']
+        path = os.path.join(report.img_dir, name)
+        if not os.path.exists(path):
+            continue  # reported already
+        try:
+            with Image.open(path) as file:
+                width, height = file.size
+                turned = file.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+        except Exception:  # each format has errors of its own
+            bad.append(name)
+            continue
+        if turned:
+            width, height = height, width
+        if (width, height) != (image['width'], image['height']):
+            odd.append(f'{name} is {width}x{height}')
+    report.add('bad_images', bad, f'of a sample, in {report.img_dir}: ')
+    report.add('image_sizes', odd, 'of a sample: ')
 
 
 def _likely_folders(json_path: Path, split: str) -> 'list[str]':

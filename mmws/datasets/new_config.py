@@ -114,6 +114,8 @@ def new_config(
     out = Path(out)
     if out.suffix != '.py':
         raise ValueError(f'--out {out}: a config is a .py file')
+    if '::' not in str(base) and os.path.realpath(base) == os.path.realpath(out):
+        raise ValueError(f'--base and --out are both {out}: give another --out')
     if out.exists() and not force:
         raise FileExistsError(f'{out} exists: give --force to overwrite it, or another --out')
     for option, value in (

@@ -31,7 +31,7 @@ def check_data(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> None:
     Raises:
         FileNotFoundError: naming, in one line, the split, the first missing path (absolute) and
             what to do.
-        ValueError: if a path in the config is not a string.
+        ValueError: if a path in the config is not a string, or an annotation file is cut off.
     """
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}
@@ -64,7 +64,12 @@ def _check_dataset(split: str, key: str, dataset: dict) -> None:
         return
     root = dataset.get('data_root') or ''
     settings = {'ann_file': dataset.get('ann_file')}
-    for name, prefix in (dataset.get('data_prefix') or {}).items():
+    prefixes = dataset.get('data_prefix') or {}
+    if not isinstance(prefixes, dict):
+        raise ValueError(
+            f'{key}.data_prefix must be a dict such as dict(img=...), got {prefixes!r}'
+        )
+    for name, prefix in prefixes.items():
         settings[f'data_prefix.{name}'] = prefix
     paths = {}
     for name, path in settings.items():
@@ -102,6 +107,9 @@ def _sampled_file_names(ann_file: str) -> 'list[str]':
     size = os.path.getsize(ann_file)
     names: dict[str, None] = {}
     with open(ann_file, 'rb') as file:
+        file.seek(max(0, size - 4096))
+        if not file.read().rstrip().endswith(b'}'):
+            raise ValueError(f'annotation file {ann_file} is incomplete: make or download it again')
         for i in range(_SAMPLES):
             file.seek(i * size // _SAMPLES)
             found = _FILE_NAME.findall(file.read(_SAMPLE_BYTES))

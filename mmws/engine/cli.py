@@ -13,15 +13,20 @@ from .running import prepare
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
+def one_line_errors(
+    *kinds: 'type[Exception]',
+) -> Iterator[None]:
     """Turn a user's mistake into one line on stderr and exit status 1.
 
-    The library raises ``ValueError``, ``OSError`` or ``ImportError`` for what a user can mend;
-    anything else is a bug and keeps its traceback.
+    Args:
+        *kinds: What is a mistake; anything else is a bug and keeps its traceback. By default
+            ``ValueError``, ``OSError`` and ``ImportError``, which the library raises for what a
+            user can mend before the work begins.
     """
+    mistakes = kinds or (ValueError, OSError, ImportError)
     try:
         yield
-    except (ValueError, OSError, ImportError) as error:
+    except mistakes as error:
         sys.exit(f'error: {" ".join(str(error).split())}')
 
 
@@ -78,6 +83,8 @@ def prepare_test(args: argparse.Namespace) -> Config:
     """Check an evaluation and make its config; see :func:`mmws.engine.prepare`."""
     if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
         raise ValueError(f'--out {args.out}: predictions are dumped as a pickle, name it *.pkl')
+    if args.out is not None:
+        os.makedirs(os.path.dirname(args.out) or '.', exist_ok=True)
     cfg = prepare(
         args.config,
         checkpoint=args.checkpoint,
@@ -92,11 +99,19 @@ def prepare_test(args: argparse.Namespace) -> Config:
     return cfg
 
 
+class _Options(DictAction):
+    def __call__(self, parser, namespace, values, option_string=None):
+        for value in values:
+            if '=' not in value:
+                parser.error(f'{option_string} takes KEY=VALUE, got {value!r}')
+        super().__call__(parser, namespace, values, option_string)
+
+
 def _add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=_Options,
         metavar='KEY=VALUE',
         help='override settings of the config, e.g. train_dataloader.batch_size=1 key="[a,b]"',
     )

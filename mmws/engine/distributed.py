@@ -43,6 +43,20 @@ def choose_port(port: int) -> int:
     raise OSError('no free TCP port on this machine')
 
 
+def check_launcher(launcher: str) -> None:
+    """Check that a job launcher can work here.
+
+    Raises:
+        ValueError: if it needs CUDA and there is none, or torchrun did not start this process.
+    """
+    if launcher in ('slurm', 'mpi') and not torch.cuda.is_available():
+        raise ValueError(
+            f'--launcher {launcher} needs CUDA; on the CPU use tools/dist_train.sh (torchrun)'
+        )
+    if launcher == 'pytorch' and 'RANK' not in os.environ:
+        raise ValueError('--launcher pytorch is set by torchrun: use tools/dist_train.sh')
+
+
 def prepare_distributed(cfg: Config) -> None:
     """Start the process group over gloo where there is no CUDA, before MMEngine's Runner does.
 
@@ -53,14 +67,11 @@ def prepare_distributed(cfg: Config) -> None:
         cfg: The run's config, ``launcher`` set; ``model_wrapper_cfg`` is changed in place.
 
     Raises:
-        ValueError: if the launcher is neither ``pytorch`` nor ``none`` (CPU only).
+        ValueError: as :func:`check_launcher`.
     """
     if cfg.launcher == 'none' or torch.cuda.is_available():
         return
-    if cfg.launcher != 'pytorch':
-        raise ValueError(
-            f'--launcher {cfg.launcher} needs CUDA; on the CPU use tools/dist_train.sh (torchrun)'
-        )
+    check_launcher(cfg.launcher)
     cfg.merge_from_dict({'env_cfg': {'dist_cfg': {'backend': 'gloo'}}})
     wrapper = dict(
         type='MMDistributedDataParallel',

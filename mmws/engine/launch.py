@@ -14,6 +14,7 @@ from torch.distributed.run import main as torchrun
 from . import cli
 from .distributed import DEFAULT_PORT, check_process_count, choose_port
 
+_LIMITS = {'PORT': 65535}
 _CHECKS = {
     'train': (cli.parse_train_args, cli.prepare_train),
     'test': (cli.parse_test_args, cli.prepare_test),
@@ -23,33 +24,40 @@ _CHECKS = {
 def torchrun_arguments(num_processes: int) -> 'list[str]':
     """Arguments for torchrun, from ``NNODES NODE_RANK MASTER_ADDR PORT`` in the environment.
 
-    On one machine a busy port is replaced by a free one; on several it must be the same
-    everywhere, so it is kept.
+    On one machine a busy ``PORT`` is replaced by a free one, and none at all leaves the choice to
+    torchrun, so that several trainings may start at once. On several machines it must be the same
+    everywhere, and is kept.
 
     Args:
         num_processes: Processes on this machine.
 
     Raises:
-        ValueError: if a variable is not a number, or there are fewer GPUs than processes.
+        ValueError: if a variable is missing or not a number, or there are fewer GPUs than
+            processes.
     """
     check_process_count(num_processes)
     numbers = {'NNODES': 1, 'NODE_RANK': 0, 'PORT': DEFAULT_PORT}
     for name, default in numbers.items():
         text = os.environ.get(name, str(default))
-        if not text.isdigit():
+        if not text.isdigit() or int(text) > _LIMITS.get(name, int(text)):
             raise ValueError(f'environment variable {name} must be a number, got {text!r}')
         numbers[name] = int(text)
-    port = numbers['PORT']
-    if numbers['NNODES'] == 1:
-        port = choose_port(port)
+    processes = f'--nproc_per_node={num_processes}'
+    if numbers['NNODES'] <= 1:
+        if 'PORT' not in os.environ:
+            return ['--standalone', processes]
+        port = choose_port(numbers['PORT'])
         if port != numbers['PORT']:
             print(f'port {numbers["PORT"]} is busy: using {port}', flush=True)
+        return [processes, '--master_addr=127.0.0.1', f'--master_port={port}']
+    if 'MASTER_ADDR' not in os.environ:
+        raise ValueError('NNODES > 1 needs MASTER_ADDR, the address of the machine of NODE_RANK 0')
     return [
+        processes,
         f'--nnodes={numbers["NNODES"]}',
         f'--node_rank={numbers["NODE_RANK"]}',
-        f'--nproc_per_node={num_processes}',
-        f'--master_addr={os.environ.get("MASTER_ADDR", "127.0.0.1")}',
-        f'--master_port={port}',
+        f'--master_addr={os.environ["MASTER_ADDR"]}',
+        f'--master_port={numbers["PORT"]}',
     ]
 
 
@@ -66,9 +74,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             raise ValueError(
                 f'the number of processes must be a whole number, got {args.num_processes!r}'
             )
-        options = torchrun_arguments(int(args.num_processes))
+        check_process_count(int(args.num_processes))
         parse, check = _CHECKS[args.task]
         check(parse(args.arguments))
+        options = torchrun_arguments(int(args.num_processes))
     torchrun([*options, args.script, *args.arguments, '--launcher', 'pytorch'])
 
 

@@ -11,10 +11,11 @@ import torch
 from mmcv.image import imrescale
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.runner import find_latest_checkpoint
 from mmengine.structures import InstanceData
 
-from .running import load_config
+from mmws.compat import read_checkpoint
+
+from .running import last_checkpoint, load_config
 
 SCORE_THRESHOLD = 0.3  # predictions below it are not drawn
 _MIN_PICTURE_SIDE = 600  # pixels; smaller images are enlarged, or labels would hide them
@@ -307,17 +308,12 @@ def _enlarge(instances: InstanceData, scale: int) -> None:
 # -------------------------------------------------------------------------------------- the whole
 
 
-def _find_checkpoint(work_dir: Path, checkpoint: Union[str, Path, None]) -> Path:
+def _find_checkpoint(work_dir: Path, checkpoint: Union[str, Path, None]) -> str:
+    checkpoint = checkpoint or last_checkpoint(work_dir)
     if checkpoint is None:
-        latest = find_latest_checkpoint(str(work_dir))
-        if latest is None:
-            raise FileNotFoundError(f'{work_dir} names no last_checkpoint: give one, --checkpoint')
-        # The path is that of the time of training; the folder may have moved since.
-        beside = work_dir / Path(latest).name
-        checkpoint = beside if beside.is_file() else Path(latest)
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(f'checkpoint {checkpoint} does not exist')
-    return Path(checkpoint)
+        raise FileNotFoundError(f'{work_dir} names no last_checkpoint: give one, --checkpoint')
+    read_checkpoint(checkpoint)
+    return str(checkpoint)
 
 
 def write_report(
@@ -342,7 +338,7 @@ def write_report(
     Raises:
         FileNotFoundError: If there is no log, or no such checkpoint.
         ImportError: If matplotlib is not installed.
-        ValueError: If the config cannot be read.
+        ValueError: If the config or the checkpoint cannot be read.
     """
     work_dir = Path(work_dir)
     history = read_history(work_dir)
@@ -355,9 +351,10 @@ def write_report(
 
     out_dir = Path(out_dir) if out_dir is not None else work_dir / 'report'
     out_dir.mkdir(parents=True, exist_ok=True)
-    text = format_metrics(title, history, read_test(work_dir))
-    (out_dir / 'metrics.md').write_text(text, encoding='utf-8')
     plot_curves(history, out_dir / 'curves.png')
     if num_pictures > 0:
         draw_predictions(config, checkpoint, out_dir / 'predictions', num_pictures)
+    # Last, so that it stands for the whole.
+    text = format_metrics(title, history, read_test(work_dir))
+    (out_dir / 'metrics.md').write_text(text, encoding='utf-8')
     return out_dir

@@ -1,20 +1,27 @@
 """Train and test a detector from a config, with MMDetection's command-line options."""
 
+import os
 from pathlib import Path
 from typing import Any, Optional, Union
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 
-from mmws.compat import read_config
+from mmws.compat import read_checkpoint, read_config
 from mmws.datasets.preflight import check_data
 
 from .cfg_options import warn_about_typos
-from .distributed import finish_distributed, local_rank_zero, prepare_distributed
+from .distributed import check_launcher, finish_distributed, local_rank_zero, prepare_distributed
 
 StrPath = Union[str, Path]
+
+
+class CheckpointMismatchError(ValueError):
+    """A checkpoint is of another model than the config."""
 
 
 def load_config(config: StrPath, cfg_options: Optional[dict] = None) -> Config:
@@ -60,13 +67,16 @@ def prepare(
             ``work_dirs/<config name>``.
         amp: Train with automatic mixed precision (needs a GPU).
         auto_scale_lr: Scale the learning rate to the total batch size.
-        resume: ``'auto'`` for the last checkpoint in ``work_dir``, or a checkpoint's path.
+        resume: ``'auto'`` for the last checkpoint in ``work_dir``, if there is one, or a
+            checkpoint's path. The optimizer goes on with the learning rate of that checkpoint.
         cfg_options: As for :func:`load_config`.
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
 
     Raises:
         FileNotFoundError: if the config, its data or a checkpoint is missing.
-        ValueError: if an option cannot be carried out with this config or on this machine.
+        OSError: if ``work_dir`` cannot be made.
+        ValueError: if a checkpoint cannot be read, or an option cannot be carried out with this
+            config or on this machine.
     """
     cfg = load_config(config, cfg_options)
     cfg.launcher = launcher
@@ -78,21 +88,44 @@ def prepare(
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise ValueError(
                 f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in {config}'
             )
         cfg.auto_scale_lr.enable = True
+    check_launcher(launcher)
 
+    if resume == 'auto':
+        # Without a checkpoint yet, a job that may be restarted begins as it would without --resume.
+        resume = last_checkpoint(cfg.work_dir)
+        if resume is None:
+            print_log(f'nothing to resume in {cfg.work_dir}: training starts', logger='current')
     if resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if resume == 'auto' else resume
+        cfg.resume, cfg.load_from = True, str(resume)
     if checkpoint is not None:
         cfg.load_from = str(checkpoint)
-    _check_checkpoint(cfg.get('load_from'))
+    load_from = cfg.get('load_from')
+    if load_from and '://' not in load_from:
+        read_checkpoint(load_from)
 
+    batch_size = (cfg.get('train_dataloader') or {}).get('batch_size', 1)
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f'train_dataloader.batch_size must be at least 1, got {batch_size!r}')
     check_data(cfg, splits=('train', 'val') if checkpoint is None else ('test',))
+    os.makedirs(cfg.work_dir, exist_ok=True)
     return cfg
+
+
+def last_checkpoint(work_dir: StrPath) -> Optional[str]:
+    """Return the checkpoint that ``work_dir`` names as its last; ``None`` if it names none.
+
+    The name is that of the time of training; the folder may have moved since.
+    """
+    latest = find_latest_checkpoint(str(work_dir))
+    if latest is None:
+        return None
+    beside = Path(work_dir, Path(latest).name)
+    return str(beside) if beside.is_file() else latest
 
 
 def train(cfg: Config) -> Any:
@@ -111,8 +144,12 @@ def evaluate(cfg: Config, out: Optional[StrPath] = None) -> 'dict[str, float]':
 
     Returns:
         The metrics, e.g. ``{'coco/bbox_mAP': 0.4, ...}``.
+
+    Raises:
+        CheckpointMismatchError: if the checkpoint shares no weight with the model.
     """
     runner = _build_runner(cfg)
+    _check_fit(runner.model, cfg.load_from)
     if out is not None:
         from mmdet.evaluation import DumpDetResults
 
@@ -122,15 +159,23 @@ def evaluate(cfg: Config, out: Optional[StrPath] = None) -> 'dict[str, float]':
     return metrics
 
 
+def _check_fit(model: torch.nn.Module, path: str) -> None:
+    if '://' in path:
+        return
+    checkpoint = read_checkpoint(path)
+    weights = checkpoint.get('state_dict', checkpoint)
+    model = model.module if is_model_wrapper(model) else model
+    # A prefix is what data-parallel wrappers of other programs leave; MMEngine strips it too.
+    names = {name.removeprefix('module.') for name in weights}
+    if names.isdisjoint(model.state_dict()):
+        raise CheckpointMismatchError(
+            f'checkpoint {path} shares no weight with the model of the config: give its own config'
+        )
+
+
 def _build_runner(cfg: Config) -> Runner:
     from mmdet.utils import setup_cache_size_limit_of_dynamo
 
     setup_cache_size_limit_of_dynamo()
     prepare_distributed(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-
-
-def _check_checkpoint(path: Optional[str]) -> None:
-    is_local = path is not None and '://' not in path
-    if is_local and not Path(path).is_file():
-        raise FileNotFoundError(f'checkpoint {path} does not exist')

@@ -2,6 +2,7 @@ import copy
 import json
 
 import pytest
+from PIL import Image
 from pycocotools.coco import COCO
 
 from mmws.datasets.coco_check import check_coco
@@ -37,7 +38,8 @@ def data():
 def root(tmp_path):
     for name in ('train/a.jpg', 'train/sub/b.jpg', 'annotations/x'):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
+        if name.endswith('.jpg'):
+            Image.new('RGB', (64, 48)).save(tmp_path / name)
     return tmp_path
 
 
@@ -228,6 +230,30 @@ def test_folder_of_the_split_wins_over_a_common_one(check, data, root):
     (root / 'a.jpg').touch()
     (root / 'sub' / 'b.jpg').touch()
     assert check(data).img_dir == str(root / 'train')
+
+
+def test_an_image_that_cannot_be_read(check, data, root):
+    # Bug: training stops hours later at cv2's "!buf.empty()".
+    (root / 'train' / 'a.jpg').write_bytes(b'')
+    report = check(data)
+    assert kinds(report) == {'bad_images': 1}
+    assert 'a.jpg' in report.problems[0].text
+
+
+def test_an_image_of_another_size_than_written(check, data):
+    # Bug: width and height swapped or of the original photographs, masks trained misplaced.
+    for image in data['images']:
+        image['width'] *= 2
+    report = check(data)
+    assert kinds(report) == {'image_sizes': 2}
+    assert 'a.jpg is 64x48' in report.problems[0].text
+
+
+def test_a_photograph_that_exif_turns_has_the_size_it_is_read_with(check, data, root):
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new('RGB', (48, 64)).save(root / 'train' / 'a.jpg', exif=exif)
+    assert kinds(check(data)) == {}
 
 
 def test_names_the_folders_tried(check, data, root):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from PIL import Image
 
 from mmws.datasets.new_config import epochs_for, make_palette, new_config
 
@@ -25,7 +26,7 @@ def write_coco(root, split, count, edit=None, side=64):
     (root / 'annotations').mkdir(exist_ok=True)
     names = [f'{split}{i}.jpg' for i in range(count)]
     for name in names:
-        (root / split / name).touch()
+        Image.new('RGB', (64, side)).save(root / split / name)
     data = {
         'images': [
             {'id': i, 'file_name': n, 'height': side, 'width': 64} for i, n in enumerate(names)
@@ -374,12 +375,12 @@ def test_rle_that_the_base_ignores(make):
     [
         ('mmdet::htc/htc_r50_fpn_1x_coco.py', 'data_prefix.seg'),
         ('mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py', 'things and stuff'),
-        ('mmdet::mask_rcnn/none.py', 'cannot be read'),
+        ('mmdet::mask_rcnn/none.py', 'does not exist'),
         ('mmdet::_base_/models/mask-rcnn_r50_fpn.py', 'has no train_dataloader'),
     ],
 )
 def test_unfit_bases_are_refused(make, base, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
         make(base)
 
 
@@ -489,3 +490,12 @@ def test_real_data(tmp_path):
     assert written.train.classes == ('nucleus',)
     assert written.warnings == []
     assert written.length == '120 epochs'
+
+
+def test_a_config_is_not_its_own_base(tmp_path):
+    # Bug: --base X --out X --force leaves a file that inherits from itself, and the base is lost.
+    path = tmp_path / 'mine.py'
+    path.write_text('model = None\n')
+    with pytest.raises(ValueError, match='--base and --out are both'):
+        new_config('train.json', 'val.json', base=path, out=path, force=True)
+    assert path.read_text() == 'model = None\n'

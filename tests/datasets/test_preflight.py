@@ -63,6 +63,14 @@ def test_names_what_is_missing(root, changes, path, fix):
     assert '\n' not in message
 
 
+def test_an_annotation_file_that_ends_too_early_is_named(root):
+    # Bug: a download broke off, and every process prints json's traceback minutes later.
+    text = (root / 'train.json').read_text()
+    (root / 'train.json').write_text(text[: len(text) // 2])
+    with pytest.raises(ValueError, match=r'train\.json is incomplete'):
+        check_data(config(coco(root)))
+
+
 def test_relative_paths_are_told_absolute(root, monkeypatch):
     monkeypatch.chdir(root)
     with pytest.raises(FileNotFoundError, match=str(root / 'data' / 'train.json')):

@@ -38,15 +38,31 @@ def test_torchrun_arguments_follow_the_environment(monkeypatch):
     monkeypatch.setenv('MASTER_ADDR', '10.1.2.3')
     monkeypatch.setenv('PORT', '31000')
     assert torchrun_arguments(1) == [
+        '--nproc_per_node=1',
         '--nnodes=2',
         '--node_rank=1',
-        '--nproc_per_node=1',
         '--master_addr=10.1.2.3',
         '--master_port=31000',
     ]
-    monkeypatch.setenv('PORT', 'any')
-    with pytest.raises(ValueError, match="PORT must be a number, got 'any'"):
+    for port in ('any', '70000'):
+        monkeypatch.setenv('PORT', port)
+        with pytest.raises(ValueError, match=f"PORT must be a number, got '{port}'"):
+            torchrun_arguments(1)
+
+
+def test_several_machines_need_the_address_of_the_first(monkeypatch):
+    # Bug: every machine waits for the others at its own 127.0.0.1.
+    monkeypatch.setenv('NNODES', '2')
+    monkeypatch.delenv('MASTER_ADDR', raising=False)
+    with pytest.raises(ValueError, match='needs MASTER_ADDR'):
         torchrun_arguments(1)
+
+
+def test_without_a_port_torchrun_finds_one(monkeypatch):
+    # Bug: two trainings started together find the same port free.
+    monkeypatch.delenv('PORT', raising=False)
+    monkeypatch.delenv('NNODES', raising=False)
+    assert torchrun_arguments(2) == ['--standalone', '--nproc_per_node=2']
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='with CUDA, MMEngine starts the group')

@@ -5,8 +5,9 @@ from mmws.engine import load_config, prepare
 
 
 @pytest.fixture
-def config(tmp_path):
+def config(tmp_path, monkeypatch):
     """A config without data, so that `prepare` has only its options to judge."""
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / 'some.py'
     path.write_text(
         "optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.02))\n"
@@ -40,13 +41,27 @@ def test_work_dir_falls_back_to_the_name_of_the_config(config, given, expected):
     assert prepare(config, work_dir=given).work_dir == expected
 
 
+def save(path):
+    torch.save({'state_dict': {}}, path)
+    return str(path)
+
+
 def test_resume_continues_from_the_last_or_the_named_checkpoint(config, tmp_path):
-    cfg = prepare(config, resume='auto', cfg_options={'load_from': 'pretrained.pth'})
-    assert (cfg.resume, cfg.load_from) == (True, None)
-    checkpoint = tmp_path / 'epoch_1.pth'
-    checkpoint.touch()
-    cfg = prepare(config, resume=str(checkpoint))
-    assert (cfg.resume, cfg.load_from) == (True, str(checkpoint))
+    named = save(tmp_path / 'epoch_1.pth')
+    cfg = prepare(config, resume=named)
+    assert (cfg.resume, cfg.load_from) == (True, named)
+    # Bug: the work dir was moved, and the old path in last_checkpoint is gone.
+    (tmp_path / 'last_checkpoint').write_text('/somewhere/else/epoch_1.pth')
+    cfg = prepare(config, resume='auto', work_dir=tmp_path)
+    assert (cfg.resume, cfg.load_from) == (True, named)
+
+
+def test_resume_without_a_checkpoint_yet_keeps_the_pretrained_weights(config, tmp_path):
+    # Bug: a job that is always started with --resume trains from scratch.
+    pretrained = save(tmp_path / 'pretrained.pth')
+    options = {'load_from': pretrained}
+    cfg = prepare(config, resume='auto', work_dir=tmp_path / 'new', cfg_options=options)
+    assert (cfg.get('resume', False), cfg.load_from) == (False, pretrained)
 
 
 @pytest.mark.parametrize('option', ['resume', 'checkpoint'])
@@ -67,6 +82,19 @@ def test_amp_keeps_a_loss_scale_of_the_config(config, monkeypatch):
     cfg = prepare(config, amp=True, cfg_options={'optim_wrapper.loss_scale': 512.0})
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
     assert cfg.optim_wrapper.loss_scale == 512.0
+
+
+@pytest.mark.parametrize('content', [b'weights', b'PK\x03\x04', b''])
+def test_a_file_that_is_no_checkpoint_is_named(config, tmp_path, content):
+    (tmp_path / 'x.pth').write_bytes(content)
+    with pytest.raises(ValueError, match=r'checkpoint x\.pth cannot be read'):
+        prepare(config, checkpoint='x.pth')
+
+
+def test_a_work_dir_that_cannot_be_made_is_told_before_training(config, tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(OSError, match='file'):
+        prepare(config, work_dir=tmp_path / 'file' / 'work')
 
 
 def test_auto_scale_lr_needs_a_base_batch_size(config):

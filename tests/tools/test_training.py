@@ -18,7 +18,7 @@ CONFIG = """
 _base_ = '{root}/configs/mask_rcnn_r18_gnws_digits.py'
 data_root = '{data}/'
 train_dataloader = dict(
-    batch_size=2, num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
+    num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
 val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
@@ -87,7 +87,9 @@ def evaluations(work_dir: Path, pattern: str) -> 'list[dict]':
 
 
 def test_training_leaves_checkpoint_and_both_metrics(work_dir):
-    assert (work_dir / 'iter_2.pth').is_file()
+    # Bug: auto_scale_lr is off, and one image a step trains at the rate of two.
+    optimizer = torch.load(work_dir / 'iter_2.pth', weights_only=True)['optimizer']
+    assert optimizer['param_groups'][0]['initial_lr'] == pytest.approx(0.5e-3)
     (scores,) = evaluations(work_dir, '*/vis_data/scalars.json')
     assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= scores.keys()
 
@@ -107,14 +109,11 @@ def test_resuming_on_two_processes_with_a_busy_port(config, work_dir):
         port = busy.getsockname()[1]
         output = run(
             ROOT / 'tools' / 'dist_train.sh', config, 2, '--work-dir', work_dir, '--resume',
-            '--cfg-options', 'train_cfg.max_iters=4', 'train_dataloader.batch_size=1',
-            PORT=str(port),
+            '--cfg-options', 'train_cfg.max_iters=4', PORT=str(port),
         )  # fmt: skip
     assert f'port {port} is busy: using ' in output
     assert re.search(r'resumed epoch: \d+, iter: 2', output)
     before, after = (torch.load(work_dir / f'iter_{n}.pth', weights_only=False) for n in (2, 4))
-    # Two processes of one image: the same two images a step, so the learning rate stays.
-    assert [c['optimizer']['param_groups'][0]['initial_lr'] for c in (before, after)] == [1e-3] * 2
     assert after['meta']['iter'] == 4
     assert any(
         not torch.equal(before['state_dict'][key], value)
@@ -152,6 +151,9 @@ def test_when_one_process_dies_all_end(config, tmp_path):
     [
         (['nowhere.py'], 'config nowhere.py does not exist'),
         (['{config}', '--resume', 'gone.pth'], 'checkpoint gone.pth does not exist'),
+        (['{config}', '--resume', '{config}'], 'tiny.py cannot be read (UnpicklingError)'),
+        (['{config}', '--launcher', 'pytorch'], 'use tools/dist_train.sh'),
+        (['{config}', '--cfg-options', 'train_dataloader.batch_size=0'], 'batch_size must be'),
         (['{config}', '--cfg-options', 'train_dataloader.dataset.data_root=gone/'], 'gone'),
         (['{config}', '--cfg-options', 'val_evaluator.ann_file=gone.json'], 'gone.json'),
     ],
@@ -162,6 +164,13 @@ def test_a_mistake_is_one_line_before_any_training(config, tmp_path, arguments, 
     output = python('train.py', *arguments, '--work-dir', work_dir, code=1)
     assert message in error_line(output)
     assert not work_dir.exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused(config, tmp_path):
+    # Bug: nothing is loaded, and random weights are evaluated to an mAP of 0.
+    torch.save({'state_dict': {'other.weight': torch.zeros(3)}}, tmp_path / 'other.pth')
+    output = python('test.py', config, tmp_path / 'other.pth', '--work-dir', tmp_path, code=1)
+    assert 'shares no weight with the model' in error_line(output)
 
 
 def test_the_launcher_finds_a_mistake_before_it_starts_processes(config, tmp_path):

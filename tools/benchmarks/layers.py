@@ -10,6 +10,9 @@ prints one table for ResNet-50 with Group Normalization and for Mask R-CNN on it
 - ``saved``: what autograd keeps from forward to backward, each storage counted once;
 - ``calls``: ATen calls of a training step, but for views: what a GPU would launch, more or less.
 
+Freed memory stays with the process, as it does with PyTorch's allocator on a GPU: otherwise page
+faults, which come and go with what else was freed before, would decide between contestants.
+
 Contestants take turns, so that a drift of the machine hits all alike; times are medians with
 quartiles, ratios to the plain layer medians of the ratios within a turn.
 """
@@ -17,6 +20,7 @@ quartiles, ratios to the plain layer medians of the ratios within a turn.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import functools
 import json
 import platform
@@ -54,6 +58,15 @@ CONTESTANTS = {
     'timm ScaledStdConv2d': {'type': 'TimmScaledStdConv2d'},
 }
 MASK_RCNN = '.mim/configs/gn+ws/mask-rcnn_r50_fpn_gn-ws-all_2x_coco.py'
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed, where the C library is glibc."""
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+    if mallopt is not None:
+        m_trim_threshold, m_mmap_max = -1, -4
+        mallopt(m_trim_threshold, 2**31 - 1)
+        mallopt(m_mmap_max, 0)
 
 
 def register_timm() -> None:
@@ -298,6 +311,7 @@ def main() -> None:
     parser.add_argument('--json', help='also write the figures to this file')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    keep_freed_memory()
     print(f'PyTorch {torch.__version__}, {args.threads} threads, {platform.processor() or "CPU"}')
     results = run(args)
     print_table(results)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmws.compat import read_checkpoint
 from mmws.datasets.digits import DigitsConfig, generate_digits
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +89,7 @@ def evaluations(work_dir: Path, pattern: str) -> 'list[dict]':
 
 def test_training_leaves_checkpoint_and_both_metrics(work_dir):
     # Bug: auto_scale_lr is off, and one image a step trains at the rate of two.
-    optimizer = torch.load(work_dir / 'iter_2.pth', weights_only=True)['optimizer']
+    optimizer = read_checkpoint(work_dir / 'iter_2.pth')['optimizer']
     assert optimizer['param_groups'][0]['initial_lr'] == pytest.approx(0.5e-3)
     (scores,) = evaluations(work_dir, '*/vis_data/scalars.json')
     assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= scores.keys()
@@ -113,7 +114,7 @@ def test_resuming_on_two_processes_with_a_busy_port(config, work_dir):
         )  # fmt: skip
     assert f'port {port} is busy: using ' in output
     assert re.search(r'resumed epoch: \d+, iter: 2', output)
-    before, after = (torch.load(work_dir / f'iter_{n}.pth', weights_only=False) for n in (2, 4))
+    before, after = (read_checkpoint(work_dir / f'iter_{n}.pth') for n in (2, 4))
     assert after['meta']['iter'] == 4
     assert any(
         not torch.equal(before['state_dict'][key], value)

@@ -1,9 +1,9 @@
 """Write the digits set, a small instance-segmentation set of handwritten digits on textures."""
 
 import argparse
-import sys
 
 from mmws.datasets.digits import DigitsConfig, generate_digits, is_up_to_date
+from mmws.engine.cli import one_line_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,14 +30,12 @@ def main() -> None:
     """Write the set and say what came of it."""
     fields = vars(parse_args())
     out = fields.pop('out')
-    try:
+    with one_line_errors():
         config = DigitsConfig(**fields)
         if is_up_to_date(out, config):
             print(f'{out} is up to date')
             return
         generate_digits(out, config)
-    except (ImportError, OSError, ValueError) as e:
-        sys.exit(f'error: {e}')
     layouts = 'COCO and VOC layout' if config.voc else 'COCO layout'
     print(f'wrote {config.num_train} training and {config.num_val} validation scenes to {out}')
     print(f'({layouts}, {config.mask_format} masks, seed {config.seed})')

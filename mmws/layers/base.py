@@ -21,7 +21,8 @@ class WeightFunctionMixin:
         class ConvWS2d(WeightStandardization, ConvKind, nn.Conv2d): ...
 
     A weight function overrides :meth:`weight_function` and, if it stores more than ``weight``,
-    :meth:`stored_weights`. A kind overrides :meth:`bind`.
+    :meth:`stored_weights`, with their names in :attr:`beside_weight` and, where these are to follow
+    a plain layer's weight, :meth:`adopt_plain_weight`. A kind overrides :meth:`bind`.
 
     While gradients are on, the weight is made in forward and made again in backward, and not kept
     in between. In evaluation without gradients it is made once and reused until a stored tensor
@@ -29,6 +30,9 @@ class WeightFunctionMixin:
     noticed are writes through an alias of ``.data`` taken before the first evaluation, and
     through the ``.data`` of a buffer; ``train()`` and ``eval()`` forget the weight in any case.
     """
+
+    # Names of what is stored beside `weight`, which the state dict of a plain layer lacks.
+    beside_weight: tuple[str, ...] = ()
 
     # What _reuse last made and from what. One attribute, so that threads read a whole entry or
     # none; neither copied nor pickled.
@@ -48,6 +52,12 @@ class WeightFunctionMixin:
     def bind(self, *args: Any) -> tuple[Operation, tuple[Tensor | None, ...]]:
         """Return what ``forward(*args)`` does with the weight, and its inputs beside it."""
         raise NotImplementedError
+
+    def adopt_plain_weight(self) -> None:
+        """Set what is stored beside ``weight``, just loaded from the state dict of a plain layer.
+
+        Runs without gradients. By default what is there stays.
+        """
 
     def effective_weight(self) -> Tensor:
         """Return the weight that the layer computes with, of the shape and dtype of ``weight``.
@@ -79,6 +89,24 @@ class WeightFunctionMixin:
         state = self.__dict__.copy()
         state.pop('_reusable', None)
         return state
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        *args: Any,
+    ) -> None:
+        missing: list[str] = []
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, *args)
+        beside = {prefix + name for name in self.beside_weight}
+        if prefix + 'weight' in state_dict and beside.isdisjoint(state_dict):
+            with torch.no_grad():
+                self.adopt_plain_weight()
+            missing = [key for key in missing if key not in beside]
+        missing_keys += missing
 
     def _function(self) -> WeightFunction:
         function = self.weight_function()

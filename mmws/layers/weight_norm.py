@@ -35,6 +35,8 @@ class WeightNormalization(WeightFunctionMixin):
     :meth:`reset_gain` to have the layer compute with what was written.
     """
 
+    beside_weight = ('weight_g',)
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         filters = self._function().filters(self.weight)
@@ -60,25 +62,15 @@ class WeightNormalization(WeightFunctionMixin):
         if hasattr(self, 'weight_g'):  # not yet, when the plain layer initializes itself
             self.reset_gain()
 
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        *args: Any,
-    ) -> None:
+    def adopt_plain_weight(self) -> None:
+        self.reset_gain()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for gain, direction in _TORCH_NAMES:
             if prefix + direction in state_dict and prefix + gain in state_dict:
                 state_dict[prefix + 'weight_g'] = state_dict.pop(prefix + gain)
                 state_dict[prefix + 'weight'] = state_dict.pop(prefix + direction)
-        missing: list[str] = []
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, *args)
-        if prefix + 'weight' in state_dict and prefix + 'weight_g' not in state_dict:
-            self.reset_gain()
-            missing = [key for key in missing if key != prefix + 'weight_g']
-        missing_keys += missing
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 @MODELS.register_module('ConvWN1d')

@@ -116,6 +116,8 @@ class ScaledConvWS2d(ConvKind, nn.Conv2d):
         **kwargs: As for ``nn.Conv2d``.
     """
 
+    beside_weight = ('gain',)
+
     def __init__(
         self,
         *args: Any,
@@ -142,21 +144,6 @@ class ScaledConvWS2d(ConvKind, nn.Conv2d):
         if hasattr(self, 'gain'):  # not yet, when the plain layer initializes itself
             nn.init.constant_(self.gain, self.gain_init)
 
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        *args: Any,
-    ) -> None:
-        missing: list[str] = []
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, *args)
-        if prefix + 'weight' in state_dict:
-            missing = [key for key in missing if key != prefix + 'gain']
-        missing_keys += missing
-
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, gamma={self.gamma}, eps={self.eps}'
 
@@ -174,6 +161,7 @@ class ConvAWS2d(ConvKind, nn.Conv2d):
     so that the layer starts out computing what the plain one did.
     """
 
+    beside_weight = ('weight_gamma', 'weight_beta')
     _eps = 1e-5
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -188,26 +176,9 @@ class ConvAWS2d(ConvKind, nn.Conv2d):
     def stored_weights(self) -> tuple[Tensor, ...]:
         return self.weight, self.weight_gamma, self.weight_beta
 
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        *args: Any,
-    ) -> None:
-        missing: list[str] = []
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, *args)
-        affine = {prefix + 'weight_gamma', prefix + 'weight_beta'}
-        if prefix + 'weight' in state_dict and affine.isdisjoint(state_dict):
-            with torch.no_grad():
-                filters = self.weight.float()
-                correction = min(1, filters[0].numel() - 1)  # one element has no variance
-                variance, mean = torch.var_mean(
-                    filters, dim=(1, 2, 3), correction=correction, keepdim=True
-                )
-                self.weight_gamma.copy_((variance + self._eps).sqrt())
-                self.weight_beta.copy_(mean)
-            missing = [key for key in missing if key not in affine]
-        missing_keys += missing
+    def adopt_plain_weight(self) -> None:
+        filters = self.weight.float()
+        correction = min(1, filters[0].numel() - 1)  # one element has no variance
+        variance, mean = torch.var_mean(filters, dim=(1, 2, 3), correction=correction, keepdim=True)
+        self.weight_gamma.copy_((variance + self._eps).sqrt())
+        self.weight_beta.copy_(mean)

@@ -51,6 +51,7 @@ _PUBLIC = {
         'mmws.layers',
     ),
     **dict.fromkeys(('WeightNormInitHook', 'init_weight_norm'), 'mmws.engine'),
+    'fold': 'mmws.surgery',
     **dict.fromkeys(
         ('WeightFunction', 'normalize_weight', 'standardize_weight'), 'mmws.functional'
     ),

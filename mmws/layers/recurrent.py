@@ -48,7 +48,8 @@ class WeightNormRecurrent:
             if name.startswith(('weight_ih', 'weight_hh')) and not name.endswith('_g'):
                 yield name, parameter
 
-    def _normalized(self) -> dict[str, Tensor]:
+    def effective_weights(self) -> dict[str, Tensor]:
+        """Return, by the names of the plain layer, the matrices that the layer computes with."""
         return {
             name: normalize_weight(v, getattr(self, f'{name}_g')) for name, v in self._matrices()
         }
@@ -76,7 +77,7 @@ class _WeightNormRNN(WeightNormRecurrent):
         # The plain layer computes with this list. Brought up to date first, or it would do so
         # itself, with the stored matrices, where parameters were replaced (functional_call).
         self._update_flat_weights()
-        stored, normalized = self._flat_weights, self._normalized()
+        stored, normalized = self._flat_weights, self.effective_weights()
         self._flat_weights = [
             normalized.get(name, weight) for name, weight in zip(self._flat_weights_names, stored)
         ]
@@ -90,7 +91,7 @@ class _WeightNormCell(WeightNormRecurrent):
     def forward(self, *args: Any, **kwargs: Any):
         # The plain cell computes with its attributes weight_ih and weight_hh.
         stored = self._parameters
-        self._parameters = {**stored, **self._normalized()}
+        self._parameters = {**stored, **self.effective_weights()}
         try:
             return super().forward(*args, **kwargs)
         finally:

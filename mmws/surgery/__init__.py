@@ -1,0 +1,3 @@
+from .folding import fold
+
+__all__ = ['fold']

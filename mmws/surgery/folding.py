@@ -1,0 +1,152 @@
+"""Back to plain layers: the weight function is applied once, and PyTorch's own layer remains."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from mmws.layers import BCN, GroupNorm, WeightFunctionMixin
+from mmws.layers.recurrent import WeightNormRecurrent
+
+_WEIGHTED = (WeightFunctionMixin, WeightNormRecurrent)
+
+
+def fold(model: nn.Module, inplace: bool = False) -> nn.Module:
+    """Turn every layer of mmws into the plain layer that computes the same.
+
+    A layer with a weight function (WS, scaled and affine WS, WN, recurrent WN) becomes PyTorch's,
+    torchvision's or MMCV's layer whose ``weight`` is the effective one; :class:`mmws.GroupNorm`
+    becomes ``nn.GroupNorm``. It stays the same object, so that its name, other references to it,
+    its hooks, bias, device, dtype, memory format, training mode and ``requires_grad`` stay;
+    parameters that layers share are shared afterwards.
+
+    The result is for inference, export and deployment. Trained further, it is a model with plain
+    filters, and an optimizer of the model before holds parameters that are no longer in it.
+
+    :class:`mmws.BCN` is two normalizations, for which there is no single plain layer: it stays.
+    A warning in the log names what still needs mmws.
+
+    Args:
+        model: Any module, of which layers of mmws are a part or which is one.
+        inplace: Change ``model`` itself instead of a copy.
+
+    Returns:
+        The folded model.
+
+    Raises:
+        ValueError: if a layer is of a subclass with a ``forward`` of its own, which the plain layer
+            would not do; nothing is changed then.
+    """
+    if not inplace:
+        model = copy.deepcopy(model)
+    layers = [m for m in model.modules() if _is_foldable(m)]
+    names = {module: name for name, module in model.named_modules()}
+    plain = [plain_class(type(layer), names[layer]) for layer in layers]
+
+    parameters = _Parameters()
+    for layer, cls in zip(layers, plain):
+        if isinstance(layer, _WEIGHTED):
+            _fold_weights(layer, parameters)
+        _become(layer, cls)
+
+    rest = needing_mmws(model)
+    if rest:
+        print_log(
+            'mmws.fold: no plain layer does the same as these, which still need mmws: '
+            + ', '.join(f'{name or "the model"} ({cls})' for name, cls in rest.items()),
+            logger='current',
+            level=logging.WARNING,
+        )
+    return model
+
+
+def plain_class(cls: type[nn.Module], name: str = '') -> type[nn.Module]:
+    """Return the class outside of mmws that a layer's class is made from.
+
+    Args:
+        cls: Class of a weighted layer, or :class:`mmws.GroupNorm`, or derived from one of these.
+        name: What to call the layer in an error.
+
+    Raises:
+        ValueError: if ``cls`` has a ``forward`` that neither mmws nor the plain class wrote.
+    """
+    mro = cls.__mro__
+    last = max(i for i, c in enumerate(mro) if issubclass(c, (*_WEIGHTED, GroupNorm)))
+    for c in mro[: last + 1]:
+        if 'forward' in vars(c) and not c.__module__.startswith('mmws.'):
+            raise ValueError(
+                f'cannot fold {name or "the layer"}: {c.__qualname__} has a forward of its own, '
+                f'which {mro[last + 1].__qualname__} does not do'
+            )
+    return mro[last + 1]
+
+
+def own_arguments(cls: type[nn.Module]) -> set[str]:
+    """Return the arguments of a layer of mmws that its plain class does not take, such as eps."""
+    plain = plain_class(cls)
+    own = set()
+    for c in cls.__mro__[: cls.__mro__.index(plain)]:
+        if '__init__' in vars(c):
+            own |= {*inspect.signature(c.__init__).parameters}
+    return own - {*inspect.signature(plain.__init__).parameters}
+
+
+def needing_mmws(model: nn.Module) -> dict[str, str]:
+    """Return name and class of the modules of ``model`` that are mmws's own."""
+    return {
+        name: type(module).__qualname__
+        for name, module in model.named_modules()
+        if type(module).__module__.partition('.')[0] == 'mmws'
+    }
+
+
+class _Parameters:
+    """The parameters made so far, so that what was shared is shared again."""
+
+    def __init__(self) -> None:
+        self._made: dict[nn.Parameter, list[nn.Parameter]] = {}
+
+    def make(self, stored: nn.Parameter, value: Tensor) -> nn.Parameter:
+        """Return a parameter of that value in place of ``stored``.
+
+        A new one, for ``stored`` may serve a plain layer too; the one made before, where the same
+        function of the same parameter was asked for.
+        """
+        made = self._made.setdefault(stored, [])
+        for parameter in made:
+            if torch.equal(parameter, value):
+                return parameter
+        data = torch.empty_like(stored).copy_(value)  # in the memory format of the stored one
+        made.append(nn.Parameter(data, requires_grad=stored.requires_grad))
+        return made[-1]
+
+
+@torch.no_grad()
+def _fold_weights(layer: nn.Module, parameters: _Parameters) -> None:
+    if isinstance(layer, WeightNormRecurrent):
+        weights = layer.effective_weights()
+        beside = tuple(f'{name}_g' for name in weights)
+    else:
+        weights, beside = {'weight': layer.effective_weight()}, layer.beside_weight
+    for name, value in weights.items():
+        setattr(layer, name, parameters.make(getattr(layer, name), value))
+    for name in beside:
+        delattr(layer, name)
+
+
+def _become(layer: nn.Module, cls: type[nn.Module]) -> None:
+    """Make ``layer`` one of ``cls``, of which its own class is a subclass."""
+    for name in (*own_arguments(type(layer)), '_reusable'):
+        vars(layer).pop(name, None)
+    layer.__class__ = cls
+
+
+def _is_foldable(module: nn.Module) -> bool:
+    if isinstance(module, _WEIGHTED):
+        return True
+    return isinstance(module, GroupNorm) and not isinstance(module, BCN)

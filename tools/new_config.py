@@ -2,10 +2,10 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from mmws.datasets.new_config import new_config
+from mmws.engine.cli import one_line_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,10 +40,9 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    try:
-        written = new_config(**vars(parse_args()))
-    except (ValueError, OSError) as error:
-        sys.exit('\n'.join(f'error: {line}' for line in str(error).splitlines()))
+    args = parse_args()
+    with one_line_errors():
+        written = new_config(**vars(args))
     print(written.summary())
 
 

@@ -400,25 +400,30 @@ def _check_some_images(report: CocoReport, images: 'list[dict]') -> None:
         if not os.path.exists(path):
             continue  # reported already
         try:
-            with Image.open(path) as file:
-                width, height = file.size
-                turned = file.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+            width, height = read_image_size(path)
         except Exception:  # each format has errors of its own
             bad.append(name)
             continue
-        if turned:
-            width, height = height, width
         if (width, height) != (image['width'], image['height']):
             odd.append(f'{name} is {width}x{height}')
     report.add('bad_images', bad, f'of a sample, in {report.img_dir}: ')
     report.add('image_sizes', odd, 'of a sample: ')
 
 
+def read_image_size(path: StrPath) -> 'tuple[int, int]':
+    """Return (width, height) of an image file as MMDetection reads it, from its header."""
+    with Image.open(path) as file:
+        width, height = file.size
+        turned = file.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+    return (height, width) if turned else (width, height)
+
+
 def _likely_folders(json_path: Path, split: str) -> 'list[str]':
     here = json_path.parent
     # 'instances_train2017.json' -> 'train2017'
     stem = json_path.stem.rpartition('_')[2]
-    names = [stem, split, f'{split}2017', f'images/{stem}', f'images/{split}', 'images', '']
+    of_split = [stem, split, f'{split}2017', f'images/{stem}', f'images/{split}']
+    names = [*of_split, 'images', 'JPEGImages', 'img', '']
     # The file mostly lies in an 'annotations' folder next to the images; '' comes last, as the
     # folder of the other split may hold files of the same names.
     near = [here / name for name in names]

@@ -18,8 +18,10 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_utils
 
+from .rle import encode_masks
+from .voc import VOID, voc_palette
+
 CLASSES = tuple('0123456789')
-VOID = 255  # VOC's label for pixels that belong to no class and are not scored
 
 _VERSION = 1  # of what is drawn and written; raise it with every change of either
 _STAMP = 'digits.json'
@@ -315,11 +317,6 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
     ]
 
 
-def _encode(mask: np.ndarray) -> dict[str, Any]:
-    rle = mask_utils.encode(np.asfortranarray(mask, np.uint8))
-    return {'size': rle['size'], 'counts': rle['counts'].decode('ascii')}
-
-
 class _CocoWriter:
     def __init__(self, root: Path, split: str, mask_format: str) -> None:
         self.folder = root / split
@@ -339,7 +336,7 @@ class _CocoWriter:
             {'id': image_id, 'file_name': file_name, 'width': width, 'height': height}
         )
         for label, sample, mask in zip(scene.labels, scene.samples, scene.masks()):
-            rle = _encode(mask)
+            (rle,) = encode_masks(mask[..., None])
             self.annotations.append(
                 {
                     'id': len(self.annotations) + 1,
@@ -371,16 +368,6 @@ class _CocoWriter:
 
 
 # ------------------------------------------------------------------------------------ VOC layout
-
-
-def voc_palette() -> np.ndarray:
-    """Return the colour map of PASCAL VOC's label images, uint8 of shape (256, 3), RGB."""
-    index = np.arange(256)
-    palette = np.zeros((256, 3), int)
-    # Bits 0, 1 and 2 of an index become the high bits of red, green and blue, and so on upwards.
-    for bit in range(8):
-        palette |= ((index[:, None] >> (3 * bit + np.arange(3))) & 1) << (7 - bit)
-    return palette.astype(np.uint8)
 
 
 class _VocWriter:

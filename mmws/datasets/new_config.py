@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmws.compat import read_config
 
 from .coco_check import CocoReport, check_coco
+from .errors import DataError
 
 StrPath = Union[str, Path]
 
@@ -138,7 +139,7 @@ def new_config(
     errors, warnings = _judge(train, val)
     errors += _class_errors(train, val) + _rle_errors(cfg, train)
     if errors:
-        raise ValueError('\n'.join(errors))
+        raise DataError(errors)
     warnings += _comparison_warnings(train, val)
 
     command = _command(train_json, val_json, img_dirs, base, images_per_gpu, out, epochs, iters)

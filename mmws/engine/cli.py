@@ -9,6 +9,8 @@ from typing import Optional
 
 from mmengine.config import Config, DictAction
 
+from mmws.datasets.errors import DataError
+
 from .running import prepare
 
 
@@ -17,6 +19,8 @@ def one_line_errors(
     *kinds: 'type[Exception]',
 ) -> Iterator[None]:
     """Turn a user's mistake into one line on stderr and exit status 1.
+
+    A :class:`mmws.datasets.errors.DataError` gets one line for each problem in the data.
 
     Args:
         *kinds: What is a mistake; anything else is a bug and keeps its traceback. By default
@@ -27,7 +31,8 @@ def one_line_errors(
     try:
         yield
     except mistakes as error:
-        sys.exit(f'error: {" ".join(str(error).split())}')
+        lines = error.lines if isinstance(error, DataError) else [str(error)]
+        sys.exit('\n'.join(f'error: {" ".join(line.split())}' for line in lines))
 
 
 def parse_train_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:

@@ -7,18 +7,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
-import torch
-from mmcv.image import imrescale
+from mmcv.image import imwrite
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.structures import InstanceData
 
 from mmws.compat import read_checkpoint
 
+from .drawing import draw, make_visualizer
+from .predict import load_detector
 from .running import last_checkpoint, load_config
-
-SCORE_THRESHOLD = 0.3  # predictions below it are not drawn
-_MIN_PICTURE_SIDE = 600  # pixels; smaller images are enlarged, or labels would hide them
 
 # COCO's metric -> heading. In the log, the task and an underscore stand before it.
 _COLUMNS = {
@@ -256,13 +253,10 @@ def draw_predictions(
     Returns:
         The number of pictures.
     """
-    from mmdet.apis import inference_detector, init_detector
     from mmdet.registry import DATASETS
     from mmdet.utils import get_test_pipeline_cfg
-    from mmdet.visualization import DetLocalVisualizer
 
-    device = 'cuda:0' if torch.cuda.is_available() else 'cpu'
-    model = init_detector(config, str(checkpoint), device=device)  # sets the default scope too
+    detector = load_detector(config, checkpoint)  # sets the default scope too
     dataset = DATASETS.build(config.test_dataloader.dataset)
     annotations = next(
         (s for s in get_test_pipeline_cfg(config) if 'LoadAnnotations' in str(s['type'])),
@@ -271,8 +265,8 @@ def draw_predictions(
     load = Compose(
         [dict(type='LoadImageFromFile'), annotations, dict(type='PackDetInputs', meta_keys=())]
     )
-    visualizer = DetLocalVisualizer(alpha=0.5)
-    visualizer.dataset_meta = dict(model.dataset_meta, classes=dataset.metainfo['classes'])
+    # Ground truth is numbered by the data set, whatever the checkpoint says.
+    visualizer = make_visualizer(dict(detector.model.dataset_meta, **dataset.metainfo))
 
     num_pictures = min(num_pictures, len(dataset))
     for index in range(num_pictures):
@@ -280,29 +274,12 @@ def draw_predictions(
         path = Path(info['img_path'])
         loaded = load(info)
         sample = loaded['data_samples']
-        sample.pred_instances = inference_detector(model, str(path)).pred_instances.cpu()
-        image = loaded['inputs'].permute(1, 2, 0).numpy()[..., ::-1]  # BGR to RGB
-        scale = math.ceil(_MIN_PICTURE_SIDE / min(image.shape[:2]))
-        _enlarge(sample.gt_instances, scale)
-        _enlarge(sample.pred_instances, scale)
-        visualizer.add_datasample(
-            path.stem,
-            imrescale(np.ascontiguousarray(image), scale),
-            sample,
-            pred_score_thr=SCORE_THRESHOLD,
-            out_file=str(Path(folder) / f'{path.stem}.png'),
-        )
+        image = loaded['inputs'].permute(1, 2, 0).numpy()  # BGR
+        predicted = detector([image], return_datasamples=True)['predictions'][0]
+        sample.pred_instances = predicted.pred_instances
+        drawn = draw(visualizer, image[..., ::-1], sample)
+        imwrite(drawn[..., ::-1], str(Path(folder) / f'{path.stem}.png'))
     return num_pictures
-
-
-def _enlarge(instances: InstanceData, scale: int) -> None:
-    boxes = instances.bboxes
-    instances.bboxes = (boxes if isinstance(boxes, torch.Tensor) else boxes.tensor) * scale
-    if 'masks' in instances:
-        masks = instances.masks
-        if not isinstance(masks, torch.Tensor):
-            masks = masks.to_tensor(torch.bool, 'cpu')
-        instances.masks = masks.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
 
 
 # -------------------------------------------------------------------------------------- the whole

@@ -149,7 +149,7 @@ def evaluate(cfg: Config, out: Optional[StrPath] = None) -> 'dict[str, float]':
         CheckpointMismatchError: if the checkpoint shares no weight with the model.
     """
     runner = _build_runner(cfg)
-    _check_fit(runner.model, cfg.load_from)
+    check_fit(runner.model, cfg.load_from)
     if out is not None:
         from mmdet.evaluation import DumpDetResults
 
@@ -159,7 +159,12 @@ def evaluate(cfg: Config, out: Optional[StrPath] = None) -> 'dict[str, float]':
     return metrics
 
 
-def _check_fit(model: torch.nn.Module, path: str) -> None:
+def check_fit(model: torch.nn.Module, path: str) -> None:
+    """Check that a checkpoint file has weights for a model, which MMEngine only warns about.
+
+    Raises:
+        CheckpointMismatchError: if they have no parameter's name in common.
+    """
     if '://' in path:
         return
     checkpoint = read_checkpoint(path)

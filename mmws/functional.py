@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from mmws import kernels
+
 
 class WeightFunction:
     """A differentiable map from the tensors that a layer stores to the weight it computes with.
@@ -245,7 +247,8 @@ def _rows(tensor: Tensor, like: Tensor) -> Tensor:
 
 def _unrows(rows: Tensor, like: Tensor) -> Tensor:
     """Undo :func:`_rows`: the shape, layout and dtype of ``like``."""
-    rows = rows.to(like.dtype)
+    if rows.dtype != like.dtype:
+        rows = rows.to(like.dtype)
     if like.is_contiguous():
         return rows.view_as(like)
     order = [0, *_memory_order(like)]
@@ -271,10 +274,7 @@ class Standardize(WeightFunction):
     .. math:: \frac{\gamma_o s}{d_o}\left[g - \bar g - c\,\frac{\sum g\,c}{m\,q_o}\right], \qquad
         q_o = \sigma_o d_o \text{ or } d_o^2
 
-    (the paper's eq. 7 to 9 with :math:`\epsilon` kept). This is the gradient of batch
-    normalization over one filter, :math:`\gamma' k [g - \bar g - c\, k^2 \sum g\,c / n]`, with
-    :math:`k^2 = n / (m q_o)` for the variance and :math:`\gamma' = \gamma_o s / (d_o k)` for the
-    gain, so one call of PyTorch's kernel computes it.
+    (the paper's eq. 7 to 9 with :math:`\epsilon` kept).
 
     A filter without variance, or of one element, becomes :math:`\beta_o`; its gradient is that of
     the limit in which the last term of the bracket is 0.
@@ -326,25 +326,11 @@ class Standardize(WeightFunction):
     def evaluate(
         self, weight: Tensor, gain: Tensor | None = None, shift: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        # One pass gives the statistics and, but for a factor per filter, the result.
         rows = _rows(weight, weight)
-        kernel_eps, scale, unbias = self._in_terms_of_the_kernel(rows)
-        gain, shift = _vector(gain, rows), _vector(shift, rows)
-        if self.eps_inside:
-            bn_gain = gn_gain = _scaled(gain, scale, rows)
-            shrink = None
-            rows, mean, invstd = _group_norm(rows, gn_gain, shift, kernel_eps)
-        else:
-            # sigma / (sigma + eps) per filter; its root belongs to k, and to the gain twice:
-            # k = root / std, gamma' = root * gain, gamma' k = gain / (sigma + eps).
-            rows, mean, invstd = _group_norm(rows, None, None, kernel_eps)
-            shrink = torch.rsub(invstd, 1.0, alpha=-self.eps / unbias).rsqrt_()
-            bn_gain = shrink * scale if gain is None else (shrink * scale).mul_(gain)
-            invstd, gn_gain = torch._foreach_mul([invstd, bn_gain], [shrink, shrink])
-            rows.mul_(gn_gain[:, None])
-            if shift is not None:
-                rows.add_(shift[:, None])
-        return _unrows(rows, weight), (mean, invstd, bn_gain, gn_gain, shrink)
+        rows, *statistics = kernels.standardize(
+            rows, _vector(gain, rows), _vector(shift, rows), *self._options(rows)
+        )
+        return _unrows(rows, weight), tuple(statistics)
 
     def reevaluate(
         self,
@@ -353,10 +339,11 @@ class Standardize(WeightFunction):
         gain: Tensor | None = None,
         shift: Tensor | None = None,
     ) -> Tensor:
-        _, _, _, gn_gain, _ = kept
         rows = _rows(weight, weight)
-        kernel_eps, _, _ = self._in_terms_of_the_kernel(rows)
-        return _unrows(_group_norm(rows, gn_gain, _vector(shift, rows), kernel_eps)[0], weight)
+        rows = kernels.restandardize(
+            rows, _vector(gain, rows), _vector(shift, rows), *kept, *self._options(rows)
+        )
+        return _unrows(rows, weight)
 
     def gradients(
         self,
@@ -367,60 +354,22 @@ class Standardize(WeightFunction):
         gain: Tensor | None = None,
         shift: Tensor | None = None,
     ) -> tuple[Tensor | None, ...]:
-        mean, invstd, bn_gain, _, shrink = kept
         rows = _rows(weight, weight)
-        mask = [*needs, False, False][:3]
-        grad_weight, grad_gain, grad_shift = torch.ops.aten.native_batch_norm_backward(
-            _rows(grad, weight)[None], rows[None], bn_gain,
-            None, None, mean, invstd, True, 0.0, mask,
+        grads = kernels.standardize_backward(
+            _rows(grad, weight), rows, _vector(gain, rows), *kept,
+            *self._options(rows), [*needs, False, False][:3],
         )  # fmt: skip
-        if mask[0]:
-            grad_weight = _unrows(grad_weight, weight)
-        if mask[1]:
-            grad_gain.mul_(self._in_terms_of_the_kernel(rows)[1])
-            if shrink is not None:
-                grad_gain.mul_(shrink)
-            grad_gain = grad_gain.view(gain.shape).to(gain.dtype)
-        if mask[2]:
-            grad_shift = grad_shift.view(shift.shape).to(shift.dtype)
-        grads = (grad_weight, grad_gain, grad_shift)
-        return tuple(g if need else None for g, need in zip(grads, needs))
+        return tuple(
+            _unrows(grad, stored) if need else None
+            for need, grad, stored in zip(needs, grads, (weight, gain, shift))
+        )
+
+    def _options(self, rows: Tensor) -> tuple[float, bool, int, float]:
+        return self.eps, self.eps_inside, self._divisor(rows.shape[1]), self.scale
 
     def _divisor(self, n: int) -> int:
         # A single element has no unbiased variance; its deviation from the mean is 0 anyway.
         return max(n - 1, 1) if self.variance == 'unbiased' else n
-
-    def _in_terms_of_the_kernel(self, rows: Tensor) -> tuple[float, float, float]:
-        r"""Return eps and scale for a kernel of biased variance with eps inside the root.
-
-        With ``unbias`` :math:`= \sqrt{n / m}`, the third that is returned, a filter's deviation is
-        ``unbias`` times the biased one, and :math:`\sqrt{\sigma^2 + \epsilon}` is ``unbias`` times
-        that of the kernel for :math:`\epsilon / \mathrm{unbias}^2`.
-        """
-        n = rows.shape[1]
-        unbias = math.sqrt(n / self._divisor(n))
-        kernel_eps = self.eps / unbias**2 if self.eps_inside else 0.0
-        # Of a single element the kernel leaves rounding errors, divided by eps; 0 is exact.
-        scale = self.scale / unbias if n > 1 else 0.0
-        return max(kernel_eps, torch.finfo(rows.dtype).tiny), scale, unbias
-
-
-def _scaled(gain: Tensor | None, scale: float, rows: Tensor) -> Tensor | None:
-    if gain is not None:
-        return gain * scale if scale != 1.0 else gain
-    return None if scale == 1.0 else rows.new_full((rows.shape[0],), scale)
-
-
-def _group_norm(
-    rows: Tensor, gain: Tensor | None, shift: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalize every row: the result, its mean and its inverse standard deviation.
-
-    Batch normalization in training mode does the same; group normalization reads a row once.
-    """
-    o, n = rows.shape
-    out, mean, invstd = torch.native_group_norm(rows[None], gain, shift, 1, o, n, o, eps)
-    return out.view(o, n), mean.view(o), invstd.view(o)
 
 
 @dataclass(frozen=True)

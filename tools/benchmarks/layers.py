@@ -8,7 +8,9 @@ prints one table for ResNet-50 with Group Normalization and for Mask R-CNN on it
   that merely moving these bytes takes (``floor``);
 - ``train``: one step, forward and backward; ``eval``: one forward pass without gradients;
 - ``saved``: what autograd keeps from forward to backward, each storage counted once;
-- ``calls``: ATen calls of a training step, but for views: what a GPU would launch, more or less.
+- ``calls``: calls of a training step through PyTorch's dispatcher, but for views: what a GPU would
+  launch, more or less. An operator of mmws counts as the one kernel that it is on a GPU; the CPU
+  makes it of two to six of PyTorch's own.
 
 Freed memory stays with the process, as it does with PyTorch's allocator on a GPU: otherwise page
 faults, which come and go with what else was freed before, would decide between contestants.
@@ -232,7 +234,7 @@ def saved_mib(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> float:
 
 
 class CallCounter(TorchDispatchMode):
-    """Counts ATen calls, but for views."""
+    """Counts calls of the dispatcher, but for views."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -245,7 +247,7 @@ class CallCounter(TorchDispatchMode):
 
 
 def count_calls(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> int:
-    """Return the number of ATen calls of one training step."""
+    """Return the number of calls of one training step."""
     clear_gradients(model)
     with CallCounter() as counter:
         loss(model.train()).backward()

@@ -1,0 +1,49 @@
+"""The Triton kernels, by Triton's interpreter and compiler: no GPU is needed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+triton = pytest.importorskip('triton')
+
+
+def test_computes_what_the_formula_says():
+    # Triton decides whether to interpret when a kernel is defined.
+    run = subprocess.run(
+        [sys.executable, '-m', 'pytest', str(Path(__file__).with_name('interpreted_gpu.py'))],
+        env={**os.environ, 'TRITON_INTERPRET': '1'},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert 'passed' in run.stdout
+
+
+@pytest.mark.parametrize('capability', [75, 80, 90])
+@pytest.mark.parametrize('pointer', ['*fp32', '*fp64'])
+@pytest.mark.parametrize('flag', [False, True])
+def test_compiles_for_a_gpu(capability, pointer, flag):
+    """Types that the interpreter lets pass but the compiler does not."""
+    from triton.backends.compiler import GPUTarget
+
+    from mmws.kernels import gpu
+
+    flags = ('EPS_INSIDE', 'HAS_GAIN', 'HAS_SHIFT', 'NEEDS_ROWS', 'NEEDS_GAIN', 'NEEDS_SHIFT')
+    absent = {'gain', 'shift'} if not flag else set()
+    scalars = {'n': 'i32', 'divisor': 'i32', 'eps': 'fp32', 'scale': 'fp32'}
+    for kernel in (gpu._standardize, gpu._restandardize, gpu._backward):
+        constants = {
+            name: 1024 if name == 'BLOCK' else flag if name in flags else None
+            for name in kernel.arg_names
+            if name == 'BLOCK' or name in flags or name in absent
+        }
+        signature = {
+            name: 'constexpr' if name in constants else scalars.get(name, pointer)
+            for name in kernel.arg_names
+        }
+        source = triton.compiler.ASTSource(fn=kernel, signature=signature, constexprs=constants)
+        compiled = triton.compile(source, target=GPUTarget('cuda', capability, 32))
+        assert 'ptx' in compiled.asm

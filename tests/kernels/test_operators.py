@@ -1,0 +1,40 @@
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mmws import layers
+
+
+class Calls(TorchDispatchMode):
+    """The calls that compute, by name; views and allocations launch nothing on a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        views = any(r.alias_info and not r.alias_info.is_write for r in func._schema.returns)
+        if not views:
+            self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def calls_of_a_step(layer, x):
+    with Calls() as calls:
+        layer(x).sum().backward()
+    return calls.names
+
+
+@pytest.mark.parametrize('bit', [{}, {'eps': 1e-6, 'variance': 'biased', 'eps_inside': True}])
+def test_a_training_step_calls_three_operators_more_than_a_plain_layer(bit):
+    """On a GPU each call is a launch, and launches bound a step at one image."""
+    x = torch.randn(1, 4, 8, 8)
+    plain = calls_of_a_step(nn.Conv2d(4, 8, 3), x)
+    ours = calls_of_a_step(layers.ConvWS2d(4, 8, 3, **bit), x)
+    assert len(ours) == len(plain) + 3
+    assert sorted(set(ours) - set(plain)) == [
+        'mmws::restandardize',
+        'mmws::standardize',
+        'mmws::standardize_backward',
+    ]

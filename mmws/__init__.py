@@ -51,6 +51,7 @@ _PUBLIC = {
         'mmws.layers',
     ),
     **dict.fromkeys(('find_pretrained',), 'mmws.checkpoints'),
+    **dict.fromkeys(('CocoMetric', 'VOCMetric'), 'mmws.evaluation'),
     **dict.fromkeys(('WeightNormInitHook', 'init_weight_norm'), 'mmws.engine'),
     'fold': 'mmws.surgery',
     **dict.fromkeys(

@@ -18,6 +18,8 @@ _PUBLIC = {
         (
             'BCN',
             'ConvAWS2d',
+            'ConvSamePaddingWN2d',
+            'ConvSamePaddingWS2d',
             'ConvTransposeWN1d',
             'ConvTransposeWN2d',
             'ConvTransposeWN3d',
@@ -53,7 +55,7 @@ _PUBLIC = {
     **dict.fromkeys(('find_pretrained',), 'mmws.checkpoints'),
     **dict.fromkeys(('CocoMetric', 'VOCMetric'), 'mmws.evaluation'),
     **dict.fromkeys(('WeightNormInitHook', 'init_weight_norm'), 'mmws.engine'),
-    'fold': 'mmws.surgery',
+    **dict.fromkeys(('Converted', 'convert', 'fold'), 'mmws.surgery'),
     **dict.fromkeys(
         ('WeightFunction', 'normalize_weight', 'standardize_weight'), 'mmws.functional'
     ),

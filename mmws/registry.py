@@ -9,6 +9,11 @@ from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
-MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmws', locations=['mmws.layers'])
+MODELS = Registry(
+    'model',
+    parent=MMENGINE_MODELS,
+    scope='mmws',
+    locations=['mmws.layers', 'mmws.surgery'],
+)
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmws', locations=['mmws.engine'])
 METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmws', locations=['mmws.evaluation'])

@@ -10,6 +10,7 @@ from .deform import (
 )
 from .norm import GroupNorm, largest_group_count
 from .recurrent import WNGRU, WNLSTM, WNRNN, WNGRUCell, WNLSTMCell, WNRNNCell
+from .same_padding import ConvSamePaddingWN2d, ConvSamePaddingWS2d
 from .weight_norm import (
     ConvTransposeWN1d,
     ConvTransposeWN2d,
@@ -39,6 +40,8 @@ __all__ = [
     'WNLSTM',
     'WNRNN',
     'ConvAWS2d',
+    'ConvSamePaddingWN2d',
+    'ConvSamePaddingWS2d',
     'ConvTransposeWN1d',
     'ConvTransposeWN2d',
     'ConvTransposeWN3d',

@@ -1,0 +1,32 @@
+"""Convolutions that pad by the size of their input, as TensorFlow's ``SAME`` does."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from mmcv.cnn.bricks.conv2d_adaptive_padding import Conv2dAdaptivePadding
+from torch import Tensor
+
+from .kinds import ConvKind, Convolution
+from .weight_norm import WeightNormalization
+from .weight_standardization import WeightStandardization
+
+
+class SamePaddingKind(ConvKind):
+    """Kind of MMCV's ``Conv2dAdaptivePadding``, and of timm's ``Conv2dSame``."""
+
+    def bind(self, input: Tensor) -> tuple[Convolution, tuple[Tensor | None, ...]]:
+        pads = []
+        sizes = zip(input.shape[2:], self.kernel_size, self.stride, self.dilation)
+        for size, kernel, stride, dilation in sizes:
+            last = (-(-size // stride) - 1) * stride  # where the filter is put last
+            pad = max(last + (kernel - 1) * dilation + 1 - size, 0)
+            pads = [pad // 2, pad - pad // 2, *pads]  # F.pad begins with the last dimension
+        return super().bind(F.pad(input, pads) if any(pads) else input)
+
+
+class ConvSamePaddingWS2d(WeightStandardization, SamePaddingKind, Conv2dAdaptivePadding):
+    """MMCV's ``Conv2dAdaptivePadding`` with Weight Standardization."""
+
+
+class ConvSamePaddingWN2d(WeightNormalization, SamePaddingKind, Conv2dAdaptivePadding):
+    """MMCV's ``Conv2dAdaptivePadding`` with Weight Normalization."""

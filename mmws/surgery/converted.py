@@ -1,0 +1,92 @@
+"""The converted detector in a config: ``model = dict(type='mmws.Converted', ...)``."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from torch import nn
+
+from mmws.registry import MODELS
+
+from .conversion import convert
+
+
+@MODELS.register_module()
+def Converted(
+    model: dict[str, Any],
+    conv: str | dict[str, Any] | None = 'WS',
+    norm: str | dict[str, Any] | None = 'GN',
+    **overrides: Any,
+) -> nn.Module:
+    """Build a model and convert it, ``type='mmws.Converted'`` in a config.
+
+    On top of any config::
+
+        model = dict(type='mmws.Converted', model={{_base_.model}}, conv='WS', norm='GN')
+
+    What is built is the model itself, of its own class, and not a wrapper of it. Its pretrained
+    weights are not loaded, for they were trained in another form, and where they are left out
+    nothing is frozen; the log tells both. Weights that fit are named beside ``conv``, and so is
+    whatever else is to differ from ``model``, as in any config that inherits::
+
+        model = dict(
+            type='mmws.Converted',
+            model={{_base_.model}},
+            backbone=dict(
+                init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://jhu/resnet50_gn_ws')
+            ),
+        )
+
+    Args:
+        model: Config of the model as it is before.
+        conv: As for :func:`mmws.convert`.
+        norm: As for :func:`mmws.convert`.
+        **overrides: Merged into ``model``. MMEngine itself hands on what the base config says
+            in its ``model``, which is the same once more.
+
+    Raises:
+        ValueError: if ``conv``, ``norm`` or their arguments are unknown.
+    """
+    base = Config(dict(model=copy.deepcopy(model)))
+    cfg = copy.deepcopy(base)
+    cfg.merge_from_dict(dict(model=copy.deepcopy(overrides)))
+    for line in _drop_pretrained(cfg.model, base.model):
+        print_log(f'mmws.Converted: {line}', logger='current', level=logging.WARNING)
+    built = MMENGINE_MODELS.build(cfg.model)
+    convert(built, conv, norm)
+    print_log(f'mmws.Converted:\n{built.conversion_report.summary()}', logger='current')
+    return built
+
+
+def _drop_pretrained(cfg: Any, base: Any, path: str = 'model') -> Iterator[str]:
+    """Take out of ``cfg`` the pretrained weights that ``base`` names too; yield what was done."""
+    if isinstance(cfg, (list, tuple)) and isinstance(base, (list, tuple)):
+        for i, (item, base_item) in enumerate(zip(cfg, base)):
+            yield from _drop_pretrained(item, base_item, f'{path}[{i}]')
+    if not (isinstance(cfg, dict) and isinstance(base, dict)):
+        return
+    for key, value in cfg.items():
+        if key != 'init_cfg':
+            yield from _drop_pretrained(value, base.get(key), f'{path}.{key}')
+    before = _pretrained(base)
+    if before and not [checkpoint for checkpoint in _pretrained(cfg) if checkpoint not in before]:
+        cfg['init_cfg'] = [c for c in _as_list(cfg.get('init_cfg')) if c not in before] or None
+        line = f'{path} starts without {before[0].get("checkpoint")}, trained in another form'
+        if cfg.get('frozen_stages', -1) > -1:
+            cfg['frozen_stages'] = -1
+            line += '; its first stages are not frozen'
+        yield line
+
+
+def _pretrained(cfg: dict[str, Any]) -> list[dict[str, Any]]:
+    return [c for c in _as_list(cfg.get('init_cfg')) if c.get('type') == 'Pretrained']
+
+
+def _as_list(cfgs: Any) -> list[dict[str, Any]]:
+    return [cfgs] if isinstance(cfgs, dict) else list(cfgs or [])

@@ -9,6 +9,7 @@ from . import compat
 
 compat.install_fallback_ops()
 compat.allow_checkpoint_classes()
+compat.register_config_package()
 
 __version__ = '0.1.0'
 

@@ -7,7 +7,7 @@ from .stack import require_stack
 
 require_stack()
 
-from .config import read_config  # noqa: E402  (needs the stack)
+from .config import read_config, register_config_package  # noqa: E402  (needs the stack)
 from .loading import allow_checkpoint_classes, read_checkpoint  # noqa: E402
 from .mmcv_ext import install_fallback_ops  # noqa: E402
 
@@ -16,5 +16,6 @@ __all__ = [
     'install_fallback_ops',
     'read_checkpoint',
     'read_config',
+    'register_config_package',
     'require_stack',
 ]

@@ -1,0 +1,1 @@
+backbone_settings = dict(backbone=dict(type='ResNet', depth=101))

@@ -1,0 +1,5 @@
+_base_ = './r101.py'
+
+backbone_settings = dict(
+    backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://jhu/resnet101_gn_ws')),
+)

@@ -1,0 +1,1 @@
+backbone_settings = dict(backbone=dict(type='ResNeXt', depth=101, groups=32, base_width=4))

@@ -1,0 +1,5 @@
+_base_ = './x101.py'
+
+backbone_settings = dict(
+    backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://resnext101_32x4d')),
+)

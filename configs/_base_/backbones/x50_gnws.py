@@ -1,0 +1,7 @@
+_base_ = './x50.py'
+
+backbone_settings = dict(
+    backbone=dict(
+        init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://jhu/resnext50_32x4d_gn_ws')
+    ),
+)

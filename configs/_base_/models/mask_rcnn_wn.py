@@ -1,0 +1,9 @@
+"""Mask R-CNN FPN; WN in backbone, neck, box head and mask head."""
+
+_base_ = ['./mask_rcnn_4conv1fc.py', '../norms/wn.py']
+
+model = dict(
+    backbone=_base_.layers,
+    neck=_base_.layers,
+    roi_head=dict(bbox_head=_base_.layers, mask_head=_base_.layers),
+)

@@ -1,0 +1,23 @@
+_base_ = './schedule_2x.py'
+
+# 24 epochs as in 2x, most of them at the full learning rate. Without `_scope_`, a config that
+# inherits from `mmws::` would look for these types in mmws.
+param_scheduler = [
+    dict(
+        _scope_='mmdet',
+        type='LinearLR',
+        start_factor=0.001,
+        by_epoch=False,
+        begin=0,
+        end=500,
+    ),
+    dict(
+        _scope_='mmdet',
+        type='MultiStepLR',
+        begin=0,
+        end=24,
+        by_epoch=True,
+        milestones=[20, 23],
+        gamma=0.1,
+    ),
+]

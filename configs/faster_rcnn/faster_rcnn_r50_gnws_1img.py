@@ -1,0 +1,5 @@
+"""`faster_rcnn_r50_gnws.py` at one image per GPU."""
+
+_base_ = './faster_rcnn_r50_gnws.py'
+
+train_dataloader = dict(batch_size=1)

@@ -1,0 +1,11 @@
+"""Mask R-CNN X101-32x4d-FPN, GN+WS; COCO 20-23-24e, 2 images per GPU."""
+
+_base_ = [
+    '../_base_/models/mask_rcnn_gnws.py',
+    '../_base_/backbones/x101_gnws.py',
+    '../_base_/datasets/coco_instance.py',
+    '../_base_/schedules/schedule_20-23-24e.py',
+    '../_base_/default_runtime.py',
+]
+
+model = dict(**_base_.backbone_settings)

@@ -1,0 +1,13 @@
+"""RetinaNet R50-FPN, GN+WS; COCO 1x, 2 images per GPU."""
+
+_base_ = [
+    '../_base_/models/retinanet_gnws.py',
+    '../_base_/backbones/r50_gnws.py',
+    '../_base_/datasets/coco_detection.py',
+    '../_base_/schedules/schedule_1x.py',
+    '../_base_/default_runtime.py',
+]
+
+model = dict(**_base_.backbone_settings)
+
+optim_wrapper = dict(optimizer=dict(lr=0.01))

@@ -161,8 +161,9 @@ class _Apply(torch.autograd.Function):
         saved = ctx.saved_tensors  # read once: checkpointing makes its tensors anew
         tensors, kept = saved[: ctx.num_tensors], saved[ctx.num_tensors :]
         needs = ctx.needs_input_grad[4:]
-        if torch.is_grad_enabled() or _transforms_active():
-            # Whoever differentiates once more (create_graph=True) needs a graph of this pass.
+        if torch.is_grad_enabled() or _transforms_active() or _is_batched(grad):
+            # Whoever differentiates once more (create_graph=True) needs a graph of this pass, and
+            # operators know nothing of batches of gradients.
             def compose(*tensors: Tensor | None) -> Tensor:
                 return _compose(*ctx.arguments, *tensors)
 
@@ -206,6 +207,10 @@ def is_tracing() -> bool:
     """Whether PyTorch records what runs now, in order to compile, export or trace it."""
     compiling = getattr(torch.compiler, 'is_compiling', None)  # not yet in PyTorch 2.1
     return (compiling is not None and compiling()) or torch.jit.is_tracing()
+
+
+# Of is_grads_batched=True, which is no transform of torch.func.
+_is_batched = getattr(torch._C._functorch, 'is_legacy_batchedtensor', lambda tensor: False)
 
 
 def _transforms_active() -> bool:
@@ -327,10 +332,10 @@ class Standardize(WeightFunction):
         self, weight: Tensor, gain: Tensor | None = None, shift: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         rows = _rows(weight, weight)
-        rows, *statistics = kernels.standardize(
+        rows, kept = kernels.standardize(
             rows, _vector(gain, rows), _vector(shift, rows), *self._options(rows)
         )
-        return _unrows(rows, weight), tuple(statistics)
+        return _unrows(rows, weight), tuple(kept)
 
     def reevaluate(
         self,
@@ -341,7 +346,7 @@ class Standardize(WeightFunction):
     ) -> Tensor:
         rows = _rows(weight, weight)
         rows = kernels.restandardize(
-            rows, _vector(gain, rows), _vector(shift, rows), *kept, *self._options(rows)
+            rows, _vector(gain, rows), _vector(shift, rows), kept, *self._options(rows)
         )
         return _unrows(rows, weight)
 
@@ -356,7 +361,7 @@ class Standardize(WeightFunction):
     ) -> tuple[Tensor | None, ...]:
         rows = _rows(weight, weight)
         grads = kernels.standardize_backward(
-            _rows(grad, weight), rows, _vector(gain, rows), *kept,
+            _rows(grad, weight), rows, _vector(gain, rows), kept,
             *self._options(rows), [*needs, False, False][:3],
         )  # fmt: skip
         return tuple(

@@ -6,12 +6,12 @@ row, :math:`\gamma' k [g - \bar g - c\, k^2 \sum g\,c / n]` with :math:`c` the c
 the two kernels cannot express goes into their per-row factors:
 
 - ``unbias`` :math:`= \sqrt{n / \mathrm{divisor}}`, and :math:`\sigma_o` is ``unbias`` times the
-  biased deviation;
-- for eps outside the root, :math:`f_o = s / d_o` is ``scale / unbias`` times
-  :math:`1 / (1 + \epsilon / \sigma_o)` times the kernel's inverse deviation :math:`r_o`, and in
-  the gradient :math:`k^2 = r_o^2 / (1 + \epsilon / \sigma_o)`.
+  biased deviation, the inverse of :math:`r_o`;
+- for eps outside the root, :math:`1 / d_o` is :math:`r_o / \mathrm{unbias}` shrunk by
+  :math:`\rho_o^2 = 1 / (1 + \epsilon / \sigma_o)`. In the gradient one :math:`\rho_o` belongs to
+  :math:`k = \rho_o r_o`, the other to :math:`\gamma'`.
 
-The statistics handed on are the kernel's mean and :math:`r_o`.
+Kept are :math:`\mu_o`, :math:`k`, :math:`\gamma' / \gamma_o` and the factor of the first kernel.
 """
 
 from __future__ import annotations
@@ -51,45 +51,47 @@ def standardize(
     eps_inside: bool,
     divisor: int,
     scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, list[Tensor]]:
     """Standardize every row; see :mod:`mmws.kernels.operators`."""
     terms = _terms(rows, eps, eps_inside, divisor, scale)
     if eps_inside:
-        return _group_norm(rows, _row_gain(gain, terms.scale, rows), shift, terms.eps)
-    # The factor needs the statistics, which come with the rows that it is for.
+        unit = rows.new_full(rows.shape[:1], terms.scale)
+        factor = unit if gain is None else unit * gain
+        out, mean, k = _group_norm(rows, factor, shift, terms.eps)
+        return out, [mean, k, unit, factor]
+    # The factor needs the deviation, which comes with the rows that it is for.
     out, mean, inverse_deviation = _group_norm(rows, None, None, terms.eps)
-    out.mul_(_factor(gain, terms, inverse_deviation)[:, None])
+    root = torch.rsub(inverse_deviation, 1.0, alpha=-terms.shrinkage).rsqrt_()
+    unit = root * terms.scale
+    k, factor = torch._foreach_mul([inverse_deviation, unit], [root, root])
+    if gain is not None:
+        factor.mul_(gain)
+    out.mul_(factor[:, None])
     if shift is not None:
         out.add_(shift[:, None])
-    return out, mean, inverse_deviation
+    return out, [mean, k, unit, factor]
 
 
 def restandardize(
     rows: Tensor,
     gain: Tensor | None,
     shift: Tensor | None,
-    mean: Tensor,
-    inverse_deviation: Tensor,
+    kept: list[Tensor],
     eps: float,
     eps_inside: bool,
     divisor: int,
     scale: float,
 ) -> Tensor:
-    """Standardize every row with statistics known; see :mod:`mmws.kernels.operators`."""
+    """Standardize every row once more; see :mod:`mmws.kernels.operators`."""
     terms = _terms(rows, eps, eps_inside, divisor, scale)
-    if eps_inside:
-        factor = _row_gain(gain, terms.scale, rows)
-    else:
-        factor = _factor(gain, terms, inverse_deviation)
-    return _group_norm(rows, factor, shift, terms.eps)[0]
+    return _group_norm(rows, kept[3], shift, terms.eps)[0]
 
 
 def standardize_backward(
     grad: Tensor,
     rows: Tensor,
     gain: Tensor | None,
-    mean: Tensor,
-    inverse_deviation: Tensor,
+    kept: list[Tensor],
     eps: float,
     eps_inside: bool,
     divisor: int,
@@ -97,41 +99,17 @@ def standardize_backward(
     mask: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients with respect to ``rows``, gain and shift; see :mod:`mmws.kernels.operators`."""
-    terms = _terms(rows, eps, eps_inside, divisor, scale)
-    root: Tensor | float = 1.0
-    row_gain = _row_gain(gain, terms.scale, rows)
-    if not eps_inside:
-        # One root belongs to the inverse deviation k, the other to the gain.
-        root = torch.rsub(inverse_deviation, 1.0, alpha=-terms.shrinkage).rsqrt_()
-        inverse_deviation = inverse_deviation * root
-        row_gain = root * terms.scale if gain is None else row_gain * root
+    mean, k, unit, _ = kept
+    bn_gain = unit if gain is None else unit * gain
     grad_rows, grad_gain, grad_shift = torch.ops.aten.native_batch_norm_backward(
-        grad[None], rows[None], row_gain,
-        None, None, mean, inverse_deviation, True, 0.0, mask,
-    )  # fmt: skip
-    if mask[1]:
-        grad_gain = grad_gain.mul_(terms.scale).mul_(root)
+        grad[None], rows[None], bn_gain, None, None, mean, k, True, 0.0, mask
+    )
     absent = rows.new_empty(0)
     return (
         grad_rows[0] if mask[0] else absent,
-        grad_gain if mask[1] else absent,
+        grad_gain.mul_(unit) if mask[1] else absent,
         grad_shift if mask[2] else absent,
     )
-
-
-def _row_gain(gain: Tensor | None, scale: float, rows: Tensor) -> Tensor | None:
-    if gain is not None:
-        return gain * scale if scale != 1.0 else gain
-    return None if scale == 1.0 else rows.new_full((rows.shape[0],), scale)
-
-
-def _factor(gain: Tensor | None, terms: _Terms, inverse_deviation: Tensor) -> Tensor:
-    if terms.scale == 0.0:
-        return torch.zeros_like(inverse_deviation)
-    shrunk = torch.rsub(
-        inverse_deviation, 1 / terms.scale, alpha=-terms.shrinkage / terms.scale
-    ).reciprocal_()
-    return shrunk if gain is None else shrunk.mul_(gain)
 
 
 def _group_norm(

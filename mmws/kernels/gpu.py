@@ -1,6 +1,6 @@
 r"""The operators as one Triton kernel each: a program for every row, sums in the rows' own dtype.
 
-The statistics handed on are the mean and the variance of every row. With :math:`c` the centred
+Kept are the mean and the variance of every row. With :math:`c` the centred
 row and :math:`g` the gradient, the gradient with respect to a row is
 
 .. math:: \frac{\gamma_o s}{d_o}\left[g - \bar g - c\,\frac{\sum g\,c}{m\,q_o}\right], \qquad
@@ -139,31 +139,30 @@ def standardize(
     eps_inside: bool,
     divisor: int,
     scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, list[Tensor]]:
     """Standardize every row; see :mod:`mmws.kernels.operators`."""
     out, mean, variance = torch.empty_like(rows), *_vectors(rows, 2)
     _launch(
         _standardize, rows, rows, gain, shift, out, mean, variance, rows.shape[1],
         eps, divisor, scale, eps_inside, gain is not None, shift is not None,
     )  # fmt: skip
-    return out, mean, variance
+    return out, [mean, variance]
 
 
 def restandardize(
     rows: Tensor,
     gain: Tensor | None,
     shift: Tensor | None,
-    mean: Tensor,
-    variance: Tensor,
+    kept: list[Tensor],
     eps: float,
     eps_inside: bool,
     divisor: int,
     scale: float,
 ) -> Tensor:
-    """Standardize every row with statistics known; see :mod:`mmws.kernels.operators`."""
+    """Standardize every row once more; see :mod:`mmws.kernels.operators`."""
     out = torch.empty_like(rows)
     _launch(
-        _restandardize, rows, rows, gain, shift, out, mean, variance, rows.shape[1],
+        _restandardize, rows, rows, gain, shift, out, *kept, rows.shape[1],
         eps, divisor, scale, eps_inside, gain is not None, shift is not None,
     )  # fmt: skip
     return out
@@ -173,8 +172,7 @@ def standardize_backward(
     grad: Tensor,
     rows: Tensor,
     gain: Tensor | None,
-    mean: Tensor,
-    variance: Tensor,
+    kept: list[Tensor],
     eps: float,
     eps_inside: bool,
     divisor: int,
@@ -187,7 +185,7 @@ def standardize_backward(
     grad_rows = torch.empty_like(rows) if mask[0] else absent
     grad_gain, grad_shift = (v if m else absent for v, m in zip(_vectors(rows, 2), mask[1:]))
     _launch(
-        _backward, rows, grad, rows, gain, mean, variance, grad_rows, grad_gain, grad_shift,
+        _backward, rows, grad, rows, gain, *kept, grad_rows, grad_gain, grad_shift,
         rows.shape[1], eps, divisor, scale, eps_inside, gain is not None, *mask,
     )  # fmt: skip
     return grad_rows, grad_gain, grad_shift

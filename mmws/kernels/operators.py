@@ -6,10 +6,10 @@ With :math:`\mu_o` the mean of a row, :math:`\sigma_o^2` the sum of its squared 
 
 .. math:: \hat W_o = \gamma_o s \frac{W_o - \mu_o}{d_o} + \beta_o
 
-``standardize(rows, gain, shift, eps, eps_inside, divisor, scale)`` returns it with two vectors of
-statistics, ``restandardize`` makes it again from these, and ``standardize_backward`` returns the
-gradients with respect to ``rows``, ``gain`` and ``shift`` (empty where ``mask`` says not needed).
-What the statistics are is the implementation's own business.
+``standardize(rows, gain, shift, eps, eps_inside, divisor, scale)`` returns it with a list of
+vectors, ``restandardize`` makes it again with the help of these, and ``standardize_backward``
+returns the gradients with respect to ``rows``, ``gain`` and ``shift`` (empty where ``mask`` says
+not needed). What the vectors are is the implementation's own business.
 """
 
 import functools
@@ -24,16 +24,13 @@ from . import aten
 
 _OPTIONS = 'float eps, bool eps_inside, int divisor, float scale'
 _SCHEMAS = {
-    'standardize': (
-        f'(Tensor rows, Tensor? gain, Tensor? shift, {_OPTIONS}) -> (Tensor, Tensor, Tensor)'
-    ),
+    'standardize': f'(Tensor rows, Tensor? gain, Tensor? shift, {_OPTIONS}) -> (Tensor, Tensor[])',
     'restandardize': (
-        f'(Tensor rows, Tensor? gain, Tensor? shift, Tensor first, Tensor second, {_OPTIONS})'
-        ' -> Tensor'
+        f'(Tensor rows, Tensor? gain, Tensor? shift, Tensor[] kept, {_OPTIONS}) -> Tensor'
     ),
     'standardize_backward': (
-        f'(Tensor grad, Tensor rows, Tensor? gain, Tensor first, Tensor second, {_OPTIONS},'
-        ' bool[3] mask) -> (Tensor, Tensor, Tensor)'
+        f'(Tensor grad, Tensor rows, Tensor? gain, Tensor[] kept, {_OPTIONS}, bool[3] mask)'
+        ' -> (Tensor, Tensor, Tensor)'
     ),
 }
 

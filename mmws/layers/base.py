@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Hashable
 from typing import Any
 
@@ -36,7 +35,7 @@ class WeightFunctionMixin:
 
     # What _reuse last made and from what. One attribute, so that threads read a whole entry or
     # none; neither copied nor pickled.
-    _reusable: tuple[Hashable, Tensor] | None = None
+    _reusable: tuple[tuple[Tensor | None, ...], Hashable, Tensor] | None = None
 
     def weight_function(self) -> WeightFunction:
         """Return the function of :meth:`stored_weights` that gives the weight to compute with.
@@ -121,12 +120,14 @@ class WeightFunctionMixin:
         dtype: torch.dtype | None,
     ) -> Tensor:
         """Return ``function(*stored)``, made only if it was not made from the same before."""
-        if any(t is not None and t.is_inference() for t in stored):
-            return functional.apply(function, stored, dtype=dtype)  # changes leave no trace
+        if not all(t is None or _leaves_a_trace(t) for t in stored):
+            return functional.apply(function, stored, dtype=dtype)
         key = (function, dtype, *map(_state, stored))
         reusable = self._reusable
-        if reusable is not None and reusable[0] == key:
-            return reusable[1]
+        if reusable is not None:
+            known, known_key, weight = reusable
+            if known_key == key and all(a is b for a, b in zip(known, stored)):
+                return weight
         # A normal tensor serves later calls in and out of inference mode alike.
         with torch.inference_mode(False), torch.no_grad():
             weight = functional.apply(function, stored, dtype=dtype)
@@ -134,7 +135,7 @@ class WeightFunctionMixin:
             if torch.cuda.is_current_stream_capturing():
                 return weight  # in the memory of the graph
             torch.cuda.current_stream(weight.device).synchronize()  # other streams reuse it too
-        self.__dict__['_reusable'] = (key, weight)
+        self.__dict__['_reusable'] = (stored, key, weight)
         return weight
 
 
@@ -158,18 +159,18 @@ class _WatchedParameter(nn.Parameter):
         Tensor.data.__set__(self, value)
 
 
+def _leaves_a_trace(tensor: Tensor) -> bool:
+    """Whether a change of the tensor shows: not in inference tensors, fake or distributed ones."""
+    return type(tensor) in (Tensor, nn.Parameter, _WatchedParameter) and not tensor.is_inference()
+
+
 def _state(tensor: Tensor | None) -> Hashable:
-    """Something that differs when the values of ``tensor`` may have changed."""
+    """Something that differs when the values of this very tensor may have changed."""
     if tensor is None:
         return None
     if type(tensor) is nn.Parameter:
         tensor.__class__ = _WatchedParameter
-    return (
-        weakref.ref(tensor),
-        tensor._version,
-        tensor.data_ptr(),
-        getattr(tensor, '_times_exposed', 0),
-    )
+    return tensor._version, tensor.data_ptr(), getattr(tensor, '_times_exposed', 0)
 
 
 def _autocast_dtype(input: Tensor) -> torch.dtype | None:

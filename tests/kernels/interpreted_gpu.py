@@ -39,9 +39,9 @@ def test_values_and_gradients_are_those_of_the_formula(function, dtype, shape, a
 
     gain, shift = others or (None, None)
     arguments = options(function, shape[1])
-    out, *kept = gpu.standardize(rows, gain, shift, *arguments)
-    again = gpu.restandardize(rows, gain, shift, *kept, *arguments)
-    grads = gpu.standardize_backward(grad, rows, gain, *kept, *arguments, [True, affine, affine])
+    out, kept = gpu.standardize(rows, gain, shift, *arguments)
+    again = gpu.restandardize(rows, gain, shift, kept, *arguments)
+    grads = gpu.standardize_backward(grad, rows, gain, kept, *arguments, [True, affine, affine])
     # eps and scale reach a kernel as float32.
     tolerance = (
         {'rtol': 1e-4, 'atol': 1e-4} if dtype == torch.float32 else {'rtol': 1e-6, 'atol': 1e-6}
@@ -57,8 +57,8 @@ def test_values_and_gradients_are_those_of_the_formula(function, dtype, shape, a
 def test_a_filter_without_variance_stays_finite(function):
     rows, grad = torch.full((2, 9), 0.3), torch.randn(2, 9)
     arguments = options(function, 9)
-    out, *kept = gpu.standardize(rows, None, None, *arguments)
-    grads = gpu.standardize_backward(grad, rows, None, *kept, *arguments, [True, False, False])
+    out, kept = gpu.standardize(rows, None, None, *arguments)
+    grads = gpu.standardize_backward(grad, rows, None, kept, *arguments, [True, False, False])
     assert out.abs().max() < 1e-2
     assert grads[0].isfinite().all()
 
@@ -69,9 +69,9 @@ def test_both_implementations_take_the_same_arguments():
     arguments = options(FUNCTIONS[1], 9)
     results = []
     for implementation in (aten, gpu):
-        out, *kept = implementation.standardize(rows, gain, shift, *arguments)
+        out, kept = implementation.standardize(rows, gain, shift, *arguments)
         grads = implementation.standardize_backward(
-            grad, rows, gain, *kept, *arguments, [True, True, True]
+            grad, rows, gain, kept, *arguments, [True, True, True]
         )
         results.append((out, *grads))
     torch.testing.assert_close(*results, rtol=1e-6, atol=1e-6)

@@ -13,6 +13,7 @@ import torch.multiprocessing as mp
 from layer_cases import CASES, Case, every_layer, plain_twin
 from mmengine.model import ExponentialMovingAverage
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -351,6 +352,26 @@ class TestReuse:
             old = layer(*inputs)
             layer.weight.normal_()
             assert not torch.equal(layer(*inputs), old)
+
+    def test_fake_tensors(self):
+        """They have no address to compare; a fake weight must not be reused for a real one."""
+        with FakeTensorMode(), torch.no_grad():
+            layer = layers.ConvWS2d(4, 6, 3).eval()
+            layer(torch.randn(1, 4, 5, 5))
+        assert layer._reusable is None
+
+    def test_parameters_can_be_swapped_after_an_evaluation(self):
+        """PyTorch refuses to swap what something refers to weakly."""
+        layer, inputs = CONV.make().eval(), CONV.inputs()
+        before = torch.__future__.get_swap_module_params_on_conversion()
+        torch.__future__.set_swap_module_params_on_conversion(True)
+        try:
+            with torch.no_grad():
+                expected = layer(*inputs)
+                moved = layer.double()(*(t.double() for t in inputs))
+        finally:
+            torch.__future__.set_swap_module_params_on_conversion(before)
+        torch.testing.assert_close(moved.float(), expected)
 
     def test_threads(self):
         layer, inputs = CONV.make().eval(), CONV.inputs()

@@ -7,6 +7,7 @@ import inspect
 import logging
 
 import torch
+from mmcv.cnn import ConvModule
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
@@ -53,6 +54,7 @@ def fold(model: nn.Module, inplace: bool = False) -> nn.Module:
         if isinstance(layer, _WEIGHTED):
             _fold_weights(layer, parameters)
         _become(layer, cls)
+    _follow(model, {*layers})
 
     rest = needing_mmws(model)
     if rest:
@@ -144,6 +146,18 @@ def _become(layer: nn.Module, cls: type[nn.Module]) -> None:
     for name in (*own_arguments(type(layer)), '_reusable'):
         vars(layer).pop(name, None)
     layer.__class__ = cls
+
+
+def _follow(model: nn.Module, folded: set[nn.Module]) -> None:
+    """Take away what the rest of the model remembers about layers of mmws."""
+    for module in model.modules():
+        vars(module).pop('conversion_report', None)
+        if not isinstance(module, ConvModule):
+            continue
+        if module.conv in folded:
+            module.conv_cfg = dict(type=type(module.conv))
+        if module.norm in folded:
+            module.norm_cfg = dict(type=type(module.norm), num_groups=module.norm.num_groups)
 
 
 def _is_foldable(module: nn.Module) -> bool:

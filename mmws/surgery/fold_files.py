@@ -1,0 +1,298 @@
+"""From a config and a checkpoint that need mmws to a config and a checkpoint that do not."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.registry import MODELS
+from mmengine import registry
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
+from torch import Tensor, nn
+
+from mmws.compat import read_checkpoint, read_config
+from mmws.layers import GroupNorm
+
+from .folding import fold, needing_mmws, own_arguments, plain_class
+from .trial import compare_outputs
+
+TOLERANCE = 1e-4
+
+# Of a checkpoint's meta: the rest describes the training, whose config names layers of mmws.
+_KEPT_META = ('dataset_meta', 'epoch', 'iter', 'mmengine_version')
+_REGISTRIES = [r for r in vars(registry).values() if isinstance(r, registry.Registry)]
+
+
+@dataclass(frozen=True)
+class FoldedFiles:
+    """What was written.
+
+    Attributes:
+        config: The config of the plain model; None if only weights were asked for.
+        checkpoint: Its weights.
+        difference: Largest difference of outputs before and after, see
+            :func:`mmws.surgery.compare.max_difference`.
+    """
+
+    config: Path | None
+    checkpoint: Path
+    difference: float
+
+
+def fold_files(
+    config: str | Path, checkpoint: str | Path, out: str | Path, weights_only: bool = False
+) -> FoldedFiles:
+    """Write a config and a checkpoint of the folded model that need no mmws.
+
+    ``out/<config>_folded.py`` inherits from no file, and ``out/<checkpoint>_folded.pth`` has the
+    weights and the classes of the data set, no optimizer. Before either is written, the model of
+    the new config has loaded the new weights, strictly, and has given the outputs of the model of
+    the old ones on random images.
+
+    Args:
+        config: Config of the model, a path or ``mmdet::folder/name.py``.
+        checkpoint: Its checkpoint.
+        out: Folder to write to.
+        weights_only: Write the checkpoint alone, with the parameter names of the model as it is:
+            for models that no plain config describes.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        FileExistsError: if a file to write exists.
+        ValueError: if the checkpoint is not the config's, no plain config describes the model, or
+            outputs differ by more than 1e-4. Nothing is written in any case.
+    """
+    out = Path(out)
+    new_config = out / f'{Path(str(config)).stem}_folded.py'
+    new_checkpoint = out / f'{Path(checkpoint).stem}_folded.pth'
+    for path in (new_checkpoint,) if weights_only else (new_checkpoint, new_config):
+        if path.exists():
+            raise FileExistsError(f'{path} exists: remove it, or give another folder')
+
+    cfg = read_config(config)
+    contents = read_checkpoint(checkpoint)
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    model = MODELS.build(copy.deepcopy(cfg.model)).eval()
+    _load(model, contents.get('state_dict', contents), f'checkpoint {checkpoint}')
+    folded = fold(model)
+    meta = {k: v for k, v in contents.get('meta', {}).items() if k in _KEPT_META}
+
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        written = Path(folder, new_config.name)
+        if not weights_only:
+            rest = needing_mmws(folded)
+            if rest:
+                name, cls = next(iter(rest.items()))
+                raise ValueError(
+                    f'no plain layer does the same as {cls} ({name or "the model"}): '
+                    'give --weights-only for the checkpoint alone'
+                )
+            plain_config(cfg, model).dump(written)
+            meta['cfg'] = written.read_text(encoding='utf-8')
+            folded = _plain_twin(read_config(written), folded)
+        difference = compare_outputs(model, folded, _model_config(cfg.model))
+        if difference > TOLERANCE:
+            raise ValueError(
+                f'outputs of the folded model differ by {difference:.1e}, more than {TOLERANCE}'
+            )
+        weights = Path(folder, new_checkpoint.name)
+        torch.save({'meta': meta, 'state_dict': folded.state_dict()}, weights)
+        os.replace(weights, new_checkpoint)
+        if not weights_only:
+            os.replace(written, new_config)
+    return FoldedFiles(None if weights_only else new_config, new_checkpoint, difference)
+
+
+def plain_config(cfg: Config, model: nn.Module) -> Config:
+    """Return a config that describes the folded model and names nothing of mmws.
+
+    Layers of mmws become the plain ones under their registered names, with the group counts that
+    the layers of ``model`` have; ``mmws.Converted`` becomes the model that it converts, with GN
+    in place of its norms. Hooks of mmws go; imports of it and pretrained weights as well.
+
+    Args:
+        cfg: Config of ``model``.
+        model: The model before folding.
+
+    Raises:
+        ValueError: if a layer or another component has no plain counterpart, or one ``norm_cfg``
+            stands for layers with different numbers of groups.
+    """
+    new = copy.deepcopy(cfg._cfg_dict)
+    inner = _model_config(new['model'])
+    if inner is not new['model']:
+        inner = _with_group_norm(inner, model)
+    new['model'] = _plain_model(inner, model)
+    if 'custom_hooks' in new:
+        new['custom_hooks'] = [h for h in new['custom_hooks'] if not _is_own(h.get('type'))]
+    imports = new.get('custom_imports') or {}
+    if imports:
+        modules = imports['imports']
+        modules = [modules] if isinstance(modules, str) else modules
+        imports['imports'] = [m for m in modules if m.partition('.')[0] != 'mmws']
+        if not imports['imports']:
+            del new['custom_imports']
+    new['load_from'], new['resume'] = None, False
+    return Config({key: _plain_component(value) for key, value in new.items()})
+
+
+def _model_config(config: ConfigDict) -> ConfigDict:
+    """Return the config of the model itself, without a conversion around it."""
+    if config['type'] != 'mmws.Converted':
+        return config
+    overrides = {k: v for k, v in config.items() if k not in ('type', 'model', 'conv', 'norm')}
+    inner = Config(dict(model=copy.deepcopy(config['model'])))
+    inner.merge_from_dict(dict(model=copy.deepcopy(overrides)))
+    return inner.model
+
+
+def _is_own(name: Any) -> bool:
+    return isinstance(name, str) and name.startswith('mmws.')
+
+
+def _load(model: nn.Module, weights: dict[str, Tensor], name: str) -> None:
+    # A prefix is what data-parallel wrappers leave; MMEngine strips it too.
+    weights = {key.removeprefix('module.'): value for key, value in weights.items()}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f'{name} is not of this config: {error}') from error
+
+
+def _plain_twin(cfg: Config, folded: nn.Module) -> nn.Module:
+    """Return the model of a plain config with the weights of the folded model."""
+    try:
+        plain = MODELS.build(cfg.model).eval()
+        plain.load_state_dict(folded.state_dict())
+    except Exception as error:  # whatever a constructor makes of a config
+        raise ValueError(
+            f'no plain config describes this model ({type(error).__name__}: {error}): '
+            'give --weights-only for the checkpoint alone'
+        ) from error
+    return plain
+
+
+def _with_group_norm(config: Any, module: Any) -> Any:
+    """Put ``norm_cfg`` of GN into every component whose norms a conversion made GN."""
+    if isinstance(config, (list, tuple)):
+        return type(config)(
+            _with_group_norm(value, _child(module, index)) for index, value in enumerate(config)
+        )
+    if not isinstance(config, dict):
+        return config
+    config = {key: _with_group_norm(value, _child(module, key)) for key, value in config.items()}
+    cls = MODELS.get(config['type']) if isinstance(config.get('type'), str) else None
+    if isinstance(module, nn.Module) and cls is not None:
+        arguments = _arguments(cls)
+        if 'norm_cfg' in arguments and _group_counts(module):
+            config['norm_cfg'] = dict(type='mmws.GN')
+        if 'norm_eval' in arguments:
+            config['norm_eval'] = False
+    return ConfigDict(config)
+
+
+def _plain_model(config: Any, module: Any) -> Any:
+    """Return the config of a model, or of a part of it, with plain layers.
+
+    Args:
+        config: A dict with ``type``, or what is in one.
+        module: What was built from it, or the closest that is known to have been.
+    """
+    if isinstance(config, (list, tuple)):
+        return type(config)(
+            _plain_model(value, _child(module, index) or module)
+            for index, value in enumerate(config)
+        )
+    if not isinstance(config, dict):
+        return config
+    if config.get('type') == 'Pretrained':
+        return None
+    new = ConfigDict(
+        {key: _plain_model(value, _child(module, key) or module) for key, value in config.items()}
+    )
+    cls = MODELS.get(config['type']) if isinstance(config.get('type'), str) else None
+    if cls is None or not cls.__module__.startswith('mmws.'):
+        return new
+    plain = plain_class(cls)
+    new['type'] = _registered_name(plain)
+    if issubclass(cls, GroupNorm):
+        new['num_groups'] = _group_count(module)
+    return ConfigDict({k: v for k, v in new.items() if k not in own_arguments(cls)})
+
+
+def _child(module: Any, key: str | int) -> Any:
+    if isinstance(module, nn.ModuleList) and isinstance(key, int) and key < len(module):
+        return module[key]
+    child = getattr(module, key, None) if isinstance(key, str) else None
+    return child if isinstance(child, nn.Module) else None
+
+
+def _group_counts(module: nn.Module) -> set[int]:
+    return {m.num_groups for m in module.modules() if isinstance(m, GroupNorm)}
+
+
+def _group_count(module: nn.Module) -> int:
+    counts = _group_counts(module)
+    if len(counts) > 1:
+        raise ValueError(
+            f'{type(module).__name__} has mmws.GN of {sorted(counts)} groups, and a plain norm_cfg '
+            'takes one number: give --weights-only for the checkpoint alone'
+        )
+    return counts.pop() if counts else 32
+
+
+def _registered_name(cls: type) -> str:
+    """Return the name under which a config finds ``cls``, or MMCV's wrapper of it."""
+    for name, registered in registry.MODELS.module_dict.items():
+        wraps = registered.__module__ == 'mmcv.cnn.bricks.wrappers' and cls in registered.__bases__
+        if registered is cls or wraps:
+            return name
+    raise ValueError(f'{cls.__qualname__} has no name in a config')
+
+
+def _plain_component(config: Any) -> Any:
+    """Return a config without components of mmws: each becomes the class it is derived from."""
+    if isinstance(config, (list, tuple)):
+        return type(config)(_plain_component(value) for value in config)
+    if not isinstance(config, dict):
+        return config
+    new = {key: _plain_component(value) for key, value in config.items()}
+    if _is_own(new.get('type')):
+        name, cls = _registered_base(new['type'])
+        arguments = _arguments(cls)
+        new = {k: v for k, v in new.items() if k in arguments}
+        new['type'] = name
+    return ConfigDict(new)
+
+
+def _registered_base(name: str) -> tuple[str, type]:
+    for root in _REGISTRIES:
+        cls = root.get(name)
+        for base in inspect.getmro(cls)[1:] if cls is not None else ():
+            registered = _names(root, base) if not base.__module__.startswith('mmws.') else []
+            if registered:
+                return registered[0], base
+    raise ValueError(f"type='{name}' in the config has no counterpart outside of mmws")
+
+
+def _names(root: registry.Registry, cls: type) -> list[str]:
+    tables = [root.module_dict, *(child.module_dict for child in root.children.values())]
+    return [name for table in tables for name, registered in table.items() if registered is cls]
+
+
+def _arguments(cls: type) -> set[str]:
+    """Return the names of arguments that a class or one of its bases takes by name."""
+    return {
+        name
+        for base in inspect.getmro(cls)
+        if '__init__' in vars(base) and base is not object
+        for name in inspect.signature(base.__init__).parameters
+    }

@@ -1,0 +1,241 @@
+"""Trial runs of any detector of MMDetection on tiny random images."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from mmdet.structures import DetDataSample, ReIDDataSample, TrackDataSample
+from mmdet.structures.mask import BitmapMasks
+from mmengine.logging import MessageHub
+from mmengine.structures import InstanceData, LabelData, PixelData
+from torch import nn
+
+from .compare import max_difference, tensors_of
+
+# Some models take no smaller image: those that halve it often, or are made for one size.
+SIZES = (64, 128, 320, 512)
+
+# Fractions of the image: one box for each of the sizes that detectors assign to other levels.
+_BOXES = ((0.1, 0.1, 0.9, 0.8), (0.3, 0.2, 0.6, 0.7), (0.55, 0.5, 0.8, 0.75))
+
+
+class Run(NamedTuple):
+    """How a model can be run: image size, mode of ``forward``, whether it has a training step."""
+
+    size: int
+    mode: str
+    trains: bool
+
+
+def find_run(model: nn.Module, config: dict) -> Run:
+    """Return the smallest run that works; raise what the smallest of all raised if none does.
+
+    Args:
+        model: The model. It is left with gradients, and its running statistics changed.
+        config: Its config.
+    """
+    first = None
+    for size in SIZES:
+        try:
+            trains = _try_training(model, config, size)
+            return Run(size, find_mode(model, config, size), trains)
+        except Exception as error:  # each model fails in its own way
+            first = first or error
+    raise first
+
+
+def find_mode(model: nn.Module, config: dict, size: int) -> str:
+    """Return a mode of ``forward`` that gives outputs to compare, raw ones if possible."""
+    try:
+        outputs = infer(model, config, size, 'tensor')
+        if any(t.numel() for t in tensors_of(outputs)):
+            return 'tensor'
+    except Exception:  # not every model has this mode
+        pass
+    infer(model, config, size, 'predict')
+    return 'predict'
+
+
+def train_step(model: nn.Module, config: dict, size: int) -> None:
+    """Compute losses and gradients on a batch of two images.
+
+    Raises:
+        FloatingPointError: if they are not finite.
+    """
+    _seed()
+    model.train()
+    model.zero_grad()
+    MessageHub.get_current_instance().update_info('iter', 0)  # some losses are warmed up
+    data = model.data_preprocessor(tiny_batch(config, size), True)
+    loss, _ = model.parse_losses(model(**data, mode='loss'))
+    if not loss.isfinite():
+        raise FloatingPointError(f'the loss is {loss.item()}')
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and not parameter.grad.isfinite().all():
+            raise FloatingPointError(f'the gradient of {name} is not finite')
+
+
+@torch.no_grad()
+def infer(model: nn.Module, config: dict, size: int, mode: str) -> Any:
+    """Return the outputs in evaluation, ``mode`` being ``'tensor'`` or ``'predict'``."""
+    _seed()
+    model.eval()
+    data = model.data_preprocessor(tiny_batch(config, size), False)
+    return model(**data, mode=mode)
+
+
+def compare_outputs(first: nn.Module, second: nn.Module, config: dict) -> float:
+    """Return the largest difference of the raw outputs and the predictions of two models.
+
+    Args:
+        first: A model.
+        second: A model that should compute the same.
+        config: Config of either.
+
+    Raises:
+        Exception: whatever the first model raises on the smallest image, if it takes no size.
+    """
+    error = None
+    for size in SIZES:
+        try:
+            modes = {find_mode(first, config, size), 'predict'}
+        except Exception as raised:  # each model fails in its own way
+            error = error or raised
+            continue
+        return max(
+            max_difference(infer(second, config, size, mode), infer(first, config, size, mode))
+            for mode in modes
+        )
+    raise error
+
+
+def _try_training(model: nn.Module, config: dict, size: int) -> bool:
+    try:
+        train_step(model, config, size)
+    except NotImplementedError:  # of trackers, which join what was trained before
+        return False
+    return True
+
+
+def _seed() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+def tiny_batch(model: dict, size: int) -> dict:
+    """Return two images with annotations, as a data loader gives them.
+
+    Args:
+        model: Config of the model.
+        size: Height and width of the images.
+
+    Returns:
+        ``inputs``, images (3, size, size) of uint8, or (2, 3, size, size) for a video; and
+        ``data_samples`` with boxes, masks, semantic segmentation and whatever the model asks for.
+        The same at every call.
+    """
+    generator = torch.Generator().manual_seed(0)
+    frames = 2 if _is_video(model) else 1
+    shape = (2, frames, 3, size, size)
+    images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    if frames == 2:
+        samples = [_track_sample(model, size) for _ in range(2)]
+        return {'inputs': list(images), 'data_samples': samples}
+    images = list(images[:, 0])
+    if model['type'] == 'BaseReID':
+        samples = [_reid_sample(i, size) for i in range(2)]
+        return {'inputs': images, 'data_samples': samples}
+    samples = [_sample(model, size) for _ in range(2)]
+    branches = _branches(model)
+    if branches:
+        return {
+            'inputs': {branch: list(images) for branch in branches},
+            'data_samples': {
+                branch: [_sample(model, size) for _ in range(2)] for branch in branches
+            },
+        }
+    return {'inputs': images, 'data_samples': samples}
+
+
+def _branches(model: dict) -> tuple[str, ...]:
+    """Of a semi-supervised detector, the views of a batch."""
+    preprocessor = model.get('data_preprocessor') or {}
+    if preprocessor.get('type') == 'MultiBranchDataPreprocessor':
+        return ('sup', 'unsup_teacher', 'unsup_student')
+    return ()
+
+
+def _is_video(model: dict) -> bool:
+    preprocessor = model.get('data_preprocessor') or {}
+    return preprocessor.get('type') == 'TrackDataPreprocessor'
+
+
+def _sample(model: dict, size: int) -> DetDataSample:
+    sample = DetDataSample(
+        metainfo=dict(
+            img_id=0,
+            img_path='random.png',
+            img_shape=(size, size),
+            ori_shape=(size, size),
+            scale_factor=(1.0, 1.0),
+            flip=False,
+            flip_direction=None,
+            border=np.array([0, size, 0, size]),  # of CenterNet's crop
+            homography_matrix=np.eye(3, dtype=np.float32),
+            frame_id=0,
+        )
+    )
+    boxes = torch.tensor(_BOXES) * size
+    sample.gt_instances = InstanceData(
+        bboxes=boxes,
+        labels=torch.zeros(len(boxes), dtype=torch.long),
+        masks=BitmapMasks(list(_boxes_as_masks(boxes, size)), size, size),
+    )
+    sample.ignored_instances = InstanceData(
+        bboxes=boxes[:0],
+        labels=torch.zeros(0, dtype=torch.long),
+        masks=BitmapMasks(np.zeros((0, size, size), np.uint8), size, size),
+    )
+    stride = _semantic_stride(model)
+    semantic = torch.zeros(1, size // stride, size // stride, dtype=torch.uint8)
+    semantic[:, : size // stride // 2] = 1
+    sample.gt_sem_seg = PixelData(sem_seg=semantic)
+    if 'roi_head' in model and 'rpn_head' not in model:
+        sample.proposals = InstanceData(bboxes=boxes.clone(), scores=torch.ones(len(boxes)))
+    return sample
+
+
+def _boxes_as_masks(boxes: torch.Tensor, size: int) -> Iterator[np.ndarray]:
+    for x1, y1, x2, y2 in boxes.round().int().tolist():
+        mask = np.zeros((size, size), np.uint8)
+        mask[y1:y2, x1:x2] = 1
+        yield mask
+
+
+def _semantic_stride(model: dict) -> int:
+    """Of the semantic branch of a hybrid task cascade, whose labels are not resized to it."""
+    roi_head = model.get('roi_head') or {}
+    extractor = roi_head.get('semantic_roi_extractor')
+    return extractor['featmap_strides'][0] if extractor else 1
+
+
+def _reid_sample(identity: int, size: int) -> Any:
+    sample = ReIDDataSample(metainfo=dict(img_shape=(size, size), ori_shape=(size, size)))
+    sample.gt_label = LabelData(label=torch.tensor([identity]))
+    return sample
+
+
+def _track_sample(model: dict, size: int) -> TrackDataSample:
+    frames = [_sample(model, size) for _ in range(2)]
+    for index, frame in enumerate(frames):
+        frame.set_metainfo(dict(frame_id=index, is_video_data=True, ori_video_length=2))
+        frame.gt_instances.instances_ids = torch.arange(len(frame.gt_instances))
+    sample = TrackDataSample(metainfo=dict(key_frames_inds=[0], ref_frames_inds=[1]))
+    sample.video_data_samples = frames
+    return sample

@@ -1,0 +1,5 @@
+"""Over every config of MMDetection: does its model convert, train, fold to the same outputs?"""
+
+from .run import check_zoo
+
+__all__ = ['check_zoo']

@@ -1,0 +1,36 @@
+"""Convert and fold every model of MMDetection: `python tools/zoo_check.py --out work_dirs/zoo`."""
+
+import argparse
+
+import mmws  # noqa: F401
+from mmws.engine.cli import one_line_errors
+from mmws.zoo_check import check_zoo
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Build, run, convert and fold the model of every config that MMDetection ships'
+    )
+    parser.add_argument('configs', nargs='*', help='names below .mim/configs (default: all)')
+    parser.add_argument('--out', default='work_dirs/zoo_check', help='folder of the results')
+    parser.add_argument('--workers', type=int, default=2, help='processes of one thread each')
+    parser.add_argument('--seconds', type=float, default=300, help='time limit of a config')
+    parser.add_argument('--gigabytes', type=float, default=8, help='memory limit of a process')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with one_line_errors():
+        results = check_zoo(
+            args.out,
+            configs=args.configs or None,
+            workers=args.workers,
+            seconds=args.seconds,
+            gigabytes=args.gigabytes,
+        )
+    print(f'wrote {results}')
+
+
+if __name__ == '__main__':
+    main()

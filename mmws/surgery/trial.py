@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from mmdet.structures import DetDataSample, ReIDDataSample, TrackDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.logging import MessageHub
 from mmengine.structures import InstanceData, LabelData, PixelData
-from torch import nn
+from torch import Tensor, nn
 
 from .compare import max_difference, tensors_of
 
@@ -70,7 +71,7 @@ def train_step(model: nn.Module, config: dict, size: int) -> None:
     model.train()
     model.zero_grad()
     MessageHub.get_current_instance().update_info('iter', 0)  # some losses are warmed up
-    data = model.data_preprocessor(tiny_batch(config, size), True)
+    data = model.data_preprocessor(tiny_batch(config, size, training=True), True)
     loss, _ = model.parse_losses(model(**data, mode='loss'))
     if not loss.isfinite():
         raise FloatingPointError(f'the loss is {loss.item()}')
@@ -128,52 +129,49 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def tiny_batch(model: dict, size: int) -> dict:
-    """Return two images with annotations, as a data loader gives them.
+def tiny_batch(model: dict, size: int, training: bool = False) -> dict:
+    """Return images with annotations, as a data loader gives them; the same at every call.
 
     Args:
         model: Config of the model.
         size: Height and width of the images.
+        training: Whether they are to train with.
 
     Returns:
-        ``inputs``, images (3, size, size) of uint8, or (2, 3, size, size) for a video; and
-        ``data_samples`` with boxes, masks, semantic segmentation and whatever the model asks for.
-        The same at every call.
+        ``inputs``, two images (3, size, size) of uint8, or videos of two frames
+        (2, 3, size, size); and ``data_samples`` with boxes, masks, semantic segmentation and
+        whatever the model asks for.
     """
     generator = torch.Generator().manual_seed(0)
-    frames = 2 if _is_video(model) else 1
-    shape = (2, frames, 3, size, size)
-    images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-    if frames == 2:
-        samples = [_track_sample(model, size) for _ in range(2)]
-        return {'inputs': list(images), 'data_samples': samples}
-    images = list(images[:, 0])
-    if model['type'] == 'BaseReID':
-        samples = [_reid_sample(i, size) for i in range(2)]
-        return {'inputs': images, 'data_samples': samples}
-    samples = [_sample(model, size) for _ in range(2)]
-    branches = _branches(model)
-    if branches:
+    preprocessor = model.get('data_preprocessor') or {}
+    kind = preprocessor.get('type')
+    if kind == 'TrackDataPreprocessor' and not (training and preprocessor.get('use_det_processor')):
+        videos = 2 if training else 1  # trackers follow one video at a time
         return {
-            'inputs': {branch: list(images) for branch in branches},
-            'data_samples': {
-                branch: [_sample(model, size) for _ in range(2)] for branch in branches
-            },
+            'inputs': list(_random_images(generator, videos, 2, 3, size, size)),
+            'data_samples': [_track_sample(model, size) for _ in range(videos)],
         }
-    return {'inputs': images, 'data_samples': samples}
+    if model['type'] == 'BaseReID':
+        height, width = 4 * size, 2 * size  # persons; the pooling is made for their shape
+        return {
+            'inputs': list(_random_images(generator, 4, 3, height, width)),
+            'data_samples': [_reid_sample(identity, height, width) for identity in (0, 0, 1, 1)],
+        }
+    batch = {
+        'inputs': list(_random_images(generator, 2, 3, size, size)),
+        'data_samples': [_sample(model, size) for _ in range(2)],
+    }
+    if kind == 'MultiBranchDataPreprocessor' and training:  # semi-supervised: one for each view
+        branches = ('sup', 'unsup_teacher', 'unsup_student')
+        return {
+            key: {branch: copy.deepcopy(value) for branch in branches}
+            for key, value in batch.items()
+        }
+    return batch
 
 
-def _branches(model: dict) -> tuple[str, ...]:
-    """Of a semi-supervised detector, the views of a batch."""
-    preprocessor = model.get('data_preprocessor') or {}
-    if preprocessor.get('type') == 'MultiBranchDataPreprocessor':
-        return ('sup', 'unsup_teacher', 'unsup_student')
-    return ()
-
-
-def _is_video(model: dict) -> bool:
-    preprocessor = model.get('data_preprocessor') or {}
-    return preprocessor.get('type') == 'TrackDataPreprocessor'
+def _random_images(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
 
 
 def _sample(model: dict, size: int) -> DetDataSample:
@@ -225,8 +223,8 @@ def _semantic_stride(model: dict) -> int:
     return extractor['featmap_strides'][0] if extractor else 1
 
 
-def _reid_sample(identity: int, size: int) -> Any:
-    sample = ReIDDataSample(metainfo=dict(img_shape=(size, size), ori_shape=(size, size)))
+def _reid_sample(identity: int, height: int, width: int) -> ReIDDataSample:
+    sample = ReIDDataSample(metainfo=dict(img_shape=(height, width), ori_shape=(height, width)))
     sample.gt_label = LabelData(label=torch.tensor([identity]))
     return sample
 

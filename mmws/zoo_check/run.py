@@ -129,6 +129,9 @@ def _read(root: Path, config: str, **options: Any) -> Config:
     cfg = Config.fromfile(root / config, **options)
     if 'model' not in cfg:
         raise ValueError('has no model: a part that other configs take in')
+    teacher = cfg.model.get('teacher_config')
+    if isinstance(teacher, str):  # another config, whose pretrained weights are to go as well
+        cfg.model.teacher_config = Config.fromfile(root.parent / teacher)._cfg_dict
     return cfg
 
 
@@ -170,7 +173,7 @@ class _Pool:
 
     def start(self, config: str) -> None:
         receiver, sender = self._context.Pipe(duplex=False)
-        trace = self._out.resolve() / 'failures' / f'{config.replace("/", "__")}.txt'
+        trace = self._out / 'failures' / f'{config.replace("/", "__")}.txt'
         arguments = (sender, self._root, config, trace, self._gigabytes)
         process = self._context.Process(target=_work, args=arguments, daemon=True)
         process.start()
@@ -214,7 +217,6 @@ def _work(sender: Connection, root: Path, config: str, trace: Path, gigabytes: f
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, sys.stdout.fileno())
     os.dup2(silence, sys.stderr.fileno())
-    os.chdir(root.parent)  # some configs name others by `configs/...`
     try:
         sender.send({'stage': 'build'})
         for result in check_model(_read(root, config)):

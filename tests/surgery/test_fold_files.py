@@ -13,10 +13,8 @@ from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 
-import mmws
 from mmws.compat import read_checkpoint
 from mmws.surgery.fold_files import fold_files
-from mmws.surgery.trial import compare_outputs
 
 ROOT = Path(__file__).parents[2]
 NARROW = f"""
@@ -132,7 +130,7 @@ def test_a_model_that_no_plain_config_describes_is_refused(tmp_path):
     # Bug: a config that gives another model is written, or a half of the files.
     text = NARROW + "model['backbone']['norm_cfg'] = dict(type='mmws.BCN', num_groups=8)\n"
     config, checkpoint = make(tmp_path, text)
-    with pytest.raises(ValueError, match='no plain layer does the same as BCN .*--weights-only'):
+    with pytest.raises(ValueError, match=r'no plain layer does the same as BCN .*--weights-only'):
         fold_files(config, checkpoint, tmp_path / 'out')
     assert not os.listdir(tmp_path / 'out')
     written = fold_files(config, checkpoint, tmp_path / 'out', weights_only=True)
@@ -162,5 +160,5 @@ def test_tool(files, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr('sys.argv', ['fold.py', *map(str, files), '--out', str(tmp_path / 'out')])
     runpy.run_path(str(ROOT / 'tools' / 'fold.py'), run_name='__main__')
     assert 'mine_folded.py' in capsys.readouterr().out
-    with pytest.raises(SystemExit, match='error: .*exists: remove it'):
+    with pytest.raises(SystemExit, match=r'error: .*exists: remove it'):
         runpy.run_path(str(ROOT / 'tools' / 'fold.py'), run_name='__main__')

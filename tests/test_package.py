@@ -24,8 +24,19 @@ def test_a_missing_package_is_told_in_one_line(missing):
     )
     result = run(f'{hide}import mmws')
     assert result.returncode != 0
-    last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith(f'ImportError: mmws needs {missing}: run `pip install "mmws[onedl]"`')
+    # Bug: the one line that helps is the last of a traceback.
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f'error: mmws needs {missing}: run `pip install "mmws[onedl]"`')
+
+
+def test_other_errors_keep_their_traceback_when_the_stack_is_missing():
+    result = run(
+        'import sys, importlib.util as u; u.find_spec = lambda name: None\n'
+        'try: import mmws\n'
+        'except ImportError: 1 / 0\n'
+    )
+    assert 'Traceback' in result.stderr
+    assert result.stderr.rstrip().endswith('ZeroDivisionError: division by zero')
 
 
 @pytest.mark.parametrize('custom_imports', [True, False])

@@ -1,25 +1,49 @@
-"""Tell before training, not minutes into it, that data are not where a config says."""
+"""Tell before training, not minutes into it, what is wrong with a config's data."""
 
 import json
+import mmap
 import os
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Optional
 
 from mmengine.config import Config
 
-# Data sets whose images are `data_prefix['img']` joined with `file_name` of the annotation file.
+from .download import download_hint
+from .errors import DataError
+
+# Data sets whose images are `data_prefix['img']` joined with `file_name` of the annotation file,
+# and which number their classes in the order of its categories.
 _COCO_LIKE = ('CocoDataset', 'CityscapesDataset', 'DeepFashionDataset', 'Objects365V1Dataset')
+_ORDERED_BY_ID = 'Objects365V1Dataset'
 _VOC_LIKE = ('VOCDataset', 'XMLDataset')
+# Parts of a model whose `num_classes` is not the data set's: ImageNet's, object against
+# background, stuff.
+_NOT_HEADS = ('backbone', 'neck', 'data_preprocessor', 'rpn_head', 'semantic_head')
 
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 # Bytes read at each of the places where an annotation file is sampled: some hundred images.
 _SAMPLE_BYTES = 1 << 16
 _SAMPLES = 5
+_CATEGORIES_BYTES = 1 << 24  # more than any list of categories takes
 
 
 def check_data(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> None:
-    """Check that annotation files, image folders and a few images of a config exist.
+    """Check the data of a config; see :func:`find_problems`.
+
+    Raises:
+        DataError: with one line for each problem.
+    """
+    problems = find_problems(cfg, splits)
+    if problems:
+        raise DataError(problems)
+
+
+def find_problems(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> 'list[str]':
+    """Return what is wrong with the data of a config, one line each, with what to do about it.
+
+    Annotation files, image folders and a few images must exist, annotation files be complete and
+    have every class of the config, in its order, and every head must have as many classes.
 
     Takes milliseconds whatever the size of the data: annotation files are sampled, not parsed.
     Remote data (a URL, or ``backend_args`` of a remote storage) are not looked at.
@@ -27,23 +51,27 @@ def check_data(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> None:
     Args:
         cfg: Config with ``<split>_dataloader`` and ``<split>_evaluator``; what it lacks is skipped.
         splits: ``'train'``, ``'val'``, ``'test'``.
-
-    Raises:
-        FileNotFoundError: naming, in one line, the split, the first missing path (absolute) and
-            what to do.
-        ValueError: if a path in the config is not a string, or an annotation file is cut off.
     """
+    found: dict[str, str] = {}  # problem -> the first split that has it
     for split in splits:
-        loader = cfg.get(f'{split}_dataloader') or {}
-        for key, dataset in _datasets(loader.get('dataset'), f'{split}_dataloader.dataset'):
-            _check_dataset(split, key, dataset)
-        evaluators = cfg.get(f'{split}_evaluator') or {}
-        several = isinstance(evaluators, (list, tuple))
-        for i, evaluator in enumerate(evaluators if several else [evaluators]):
-            key = f'{split}_evaluator.{i}' if several else f'{split}_evaluator'
-            ann_file = evaluator.get('ann_file')
-            if ann_file and not _is_remote(evaluator):
-                _require(ann_file, split, 'annotation file of the evaluator', f'{key}.ann_file')
+        for problem in _problems_of(cfg, split):
+            found.setdefault(problem, split)
+    return [f'{split}: {problem}' for problem, split in found.items()]
+
+
+def _problems_of(cfg: Config, split: str) -> 'Iterator[str]':
+    loader = cfg.get(f'{split}_dataloader') or {}
+    for key, dataset in _datasets(loader.get('dataset'), f'{split}_dataloader.dataset'):
+        if not _is_remote(dataset):
+            yield from _dataset_problems(key, dataset)
+        yield from _head_problems(cfg.get('model') or {}, dataset)
+    evaluators = cfg.get(f'{split}_evaluator') or {}
+    several = isinstance(evaluators, (list, tuple))
+    for i, evaluator in enumerate(evaluators if several else [evaluators]):
+        key = f'{split}_evaluator.{i}' if several else f'{split}_evaluator'
+        ann_file = evaluator.get('ann_file')
+        if ann_file and not _is_remote(evaluator) and not _is_there(ann_file):
+            yield _missing(ann_file, 'annotation file of the evaluator', f'{key}.ann_file')
 
 
 def _datasets(node: Any, key: str) -> 'Iterator[tuple[str, dict]]':
@@ -59,37 +87,167 @@ def _datasets(node: Any, key: str) -> 'Iterator[tuple[str, dict]]':
             yield key, node
 
 
-def _check_dataset(split: str, key: str, dataset: dict) -> None:
-    if _is_remote(dataset):
-        return
+def _dataset_problems(key: str, dataset: dict) -> 'Iterator[str]':
     root = dataset.get('data_root') or ''
     settings = {'ann_file': dataset.get('ann_file')}
     prefixes = dataset.get('data_prefix') or {}
     if not isinstance(prefixes, dict):
-        raise ValueError(
-            f'{key}.data_prefix must be a dict such as dict(img=...), got {prefixes!r}'
-        )
+        yield f'{key}.data_prefix must be a dict such as dict(img=...), got {prefixes!r}'
+        return
     for name, prefix in prefixes.items():
         settings[f'data_prefix.{name}'] = prefix
-    paths = {}
+    paths, missing, under_root = {}, [], []
     for name, path in settings.items():
         if not isinstance(path, (str, type(None))):
-            raise ValueError(f'{key}.{name} must be a path, got {path!r}')
+            yield f'{key}.{name} must be a path, got {path!r}'
+            return
         # As MMEngine's BaseDataset joins them; an absolute path does not follow data_root.
         follows_root = bool(root) and not os.path.isabs(path or '')
         paths[name] = os.path.join(root, path or '') if follows_root else path or ''
-        if path:
+        if path and not _is_there(paths[name]):
             what = 'annotation file' if name == 'ann_file' else f'folder {name}'
-            _require(paths[name], split, what, f'{key}.{"data_root" if follows_root else name}')
+            if follows_root:
+                under_root.append((paths[name], what, f'{key}.data_root'))
+            else:
+                missing.append((paths[name], what, f'{key}.{name}'))
+    if under_root and not _is_there(root):
+        # One line says it all, with the command that brings what is wanted of it.
+        lines = [_missing(root, 'folder', f'{key}.data_root', wanted=under_root[0][0])]
+    else:
+        lines = [_missing(*entry) for entry in under_root]
+    lines += [_missing(*entry) for entry in missing]
+    if lines:
+        yield from lines
+        return
 
-    for image in _some_images(dataset, paths):
-        what = f'image named in {os.path.abspath(paths["ann_file"])}'
-        _require(image, split, what, f'{key}.data_root' if root else f'{key}.data_prefix.img')
+    folder_key = f'{key}.data_root' if root else f'{key}.data_prefix.img'
+    try:
+        image = next((i for i in _some_images(dataset, paths) if not _is_there(i)), None)
+    except ValueError as error:
+        yield str(error)
+        return
+    if image is not None:
+        what = f'image named in {os.path.abspath(paths["ann_file"])},'
+        yield _missing(image, what, folder_key)
+    yield from _class_problems(key, dataset, paths['ann_file'])
+
+
+def _class_problems(key: str, dataset: dict, ann_file: str) -> 'Iterator[str]':
+    """Compare the classes of a config with the categories of its annotation file."""
+    if _kind(dataset) not in _COCO_LIKE or not ann_file.endswith('.json'):
+        return
+    classes, categories = _classes(dataset), _categories(ann_file)
+    if classes is None or categories is None:
+        return
+    if _kind(dataset) == _ORDERED_BY_ID:
+        categories = sorted(categories, key=lambda category: category['id'])
+    names = [category['name'] for category in categories]
+    fix = f"set {key}.metainfo=dict(classes=(...)) to the names of the file's categories"
+    path = os.path.abspath(ann_file)
+    absent = [name for name in classes if name not in names]
+    if absent:
+        # MMDetection leaves them out, and the labels of all classes after them shift.
+        yield (
+            f'{len(absent)} of {len(classes)} classes are not among the {len(names)} categories '
+            f'of {path} ({_few(absent)}; it has {_few(names)}): {fix}'
+        )
+    elif [name for name in names if name in classes] != list(classes):
+        yield (
+            f'the classes are in another order than the categories of {path}, by which MMDetection '
+            f'numbers them, so that they would be called by wrong names: {fix}, in its order'
+        )
+
+
+def _head_problems(model: dict, dataset: dict) -> 'Iterator[str]':
+    # Others count otherwise: panoptic ones things and stuff, grounding ones words.
+    if _kind(dataset) not in (*_COCO_LIKE, *_VOC_LIKE) or 'language_model' in model:
+        return
+    classes = _classes(dataset)
+    for key, num_classes in head_classes(model):
+        if classes is not None and num_classes != len(classes):
+            yield (
+                f'{key} is {num_classes} while the data have {len(classes)} classes '
+                f'({_few(classes)}): pass --cfg-options {key}={len(classes)}, or set the classes, '
+                'metainfo=dict(classes=(...)) of the data set'
+            )
+
+
+def head_classes(model: dict, key: str = 'model') -> 'Iterator[tuple[str, int]]':
+    """Yield the ``num_classes`` of the heads that predict the classes of the data set.
+
+    Args:
+        model: ``model`` of a config, or a part of it.
+        key: Its dotted key.
+
+    Yields:
+        The dotted key of each ``num_classes``, and its value.
+    """
+    entries = enumerate(model) if isinstance(model, (list, tuple)) else model.items()
+    for name, value in entries:
+        if name == 'num_classes' and isinstance(value, int):
+            yield f'{key}.{name}', value
+        elif isinstance(value, (dict, list, tuple)) and name not in _NOT_HEADS:
+            yield from head_classes(value, f'{key}.{name}')
+
+
+def _classes(dataset: dict) -> 'Optional[Sequence[str]]':
+    """Return the class names of a data set; ``None`` if they cannot be told."""
+    given = (dataset.get('metainfo') or {}).get('classes')
+    if given is None:
+        from mmdet.registry import DATASETS
+
+        given = (getattr(DATASETS.get(_kind(dataset)), 'METAINFO', None) or {}).get('classes')
+    return given if isinstance(given, (list, tuple)) else None
+
+
+def _categories(ann_file: str) -> 'Optional[list[dict]]':
+    """Return the categories of a COCO file, without reading all of it; ``None`` if it has none."""
+    if not os.path.getsize(ann_file):
+        return None
+    with (
+        open(ann_file, 'rb') as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        for start in _positions(content, b'"categories"'):
+            key, _, text = (
+                content[start : start + _CATEGORIES_BYTES].decode('utf-8', 'ignore').partition(':')
+            )
+            try:
+                found, _ = json.JSONDecoder().raw_decode(text.lstrip())
+            except ValueError:
+                continue  # inside of a string
+            if key.strip() == '"categories"' and _are_categories(found):
+                return found
+    return None
+
+
+def _positions(content: mmap.mmap, word: bytes) -> 'Iterator[int]':
+    """Yield where a word stands: first near the beginning, then from the end backwards."""
+    first = content.find(word, 0, _SAMPLE_BYTES)
+    if first >= 0:
+        yield first
+    end = len(content)
+    while (end := content.rfind(word, 0, end)) >= 0:
+        yield end
+
+
+def _are_categories(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(entry, dict) and {'id', 'name'} <= entry.keys() for entry in value
+    )
+
+
+def _kind(dataset: dict) -> str:
+    return str(dataset.get('type')).rpartition('.')[2]
+
+
+def _few(names: Sequence[str]) -> str:
+    return ', '.join(map(str, names[:5])) + (', ...' if len(names) > 5 else '')
 
 
 def _some_images(dataset: dict, paths: 'dict[str, str]') -> 'list[str]':
     """Return paths of a few images that the annotation file names, spread over the file."""
-    kind, ann_file = str(dataset.get('type')).rpartition('.')[2], paths['ann_file']
+    kind, ann_file = _kind(dataset), paths['ann_file']
     if kind in _COCO_LIKE and ann_file.endswith('.json'):
         folder = paths.get('data_prefix.img', '')
         return [os.path.join(folder, name) for name in _sampled_file_names(ann_file)]
@@ -125,10 +283,21 @@ def _is_remote(node: dict) -> bool:
     return backend != 'local' or any('://' in path for path in paths if isinstance(path, str))
 
 
-def _require(path: str, split: str, what: str, key: str) -> None:
-    if '://' in path or os.path.exists(path):
-        return
-    raise FileNotFoundError(
-        f'{split}: {what} {os.path.abspath(path)} does not exist: put the data there, or pass '
-        f'--cfg-options {key}=<path>'
+def _is_there(path: str) -> bool:
+    return '://' in path or os.path.exists(path)
+
+
+def _missing(path: str, what: str, key: str, wanted: str = '') -> str:
+    """Return the line that tells that a path does not exist.
+
+    Args:
+        path: File or folder.
+        what: What it is.
+        key: Setting of the config that leads to it.
+        wanted: What is wanted of a folder, if not all.
+    """
+    hint = download_hint(wanted or path)
+    return (
+        f'{what} {os.path.abspath(path)} does not exist: '
+        f'{f"run `{hint}`" if hint else "put the data there"}, or pass --cfg-options {key}=<path>'
     )

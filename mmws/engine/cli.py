@@ -112,7 +112,8 @@ class _Options(DictAction):
         super().__call__(parser, namespace, values, option_string)
 
 
-def _add_common_options(parser: argparse.ArgumentParser) -> None:
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add MMDetection's ``--cfg-options`` to a parser."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -120,6 +121,10 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='override settings of the config, e.g. train_dataloader.batch_size=1 key="[a,b]"',
     )
+
+
+def _add_common_options(parser: argparse.ArgumentParser) -> None:
+    add_cfg_options(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],

@@ -73,7 +73,8 @@ def prepare(
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
 
     Raises:
-        FileNotFoundError: if the config, its data or a checkpoint is missing.
+        FileNotFoundError: if the config or a checkpoint is missing.
+        DataError: if data are missing or do not fit the config, with a line for each problem.
         OSError: if ``work_dir`` cannot be made.
         ValueError: if a checkpoint cannot be read, or an option cannot be carried out with this
             config or on this machine.

@@ -401,14 +401,12 @@ class Normalize(WeightFunction):
 
     def evaluate(self, weight: Tensor, gain: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         rows = _rows(weight, weight)
-        # An infinite norm makes 0 of a filter without direction, and of its gradients below.
-        norm = torch.threshold(self.norms(weight), 0.0, math.inf)
-        factor = _vector(gain, rows) / norm
-        return _unrows(rows * factor[:, None], weight), (norm, factor)
+        rows, kept = kernels.normalize(rows, _vector(gain, rows))
+        return _unrows(rows, weight), tuple(kept)
 
     def reevaluate(self, kept: Sequence[Tensor | None], weight: Tensor, gain: Tensor) -> Tensor:
-        _, factor = kept
-        return _unrows(_rows(weight, weight) * factor[:, None], weight)
+        rows = _rows(weight, weight)
+        return _unrows(kernels.renormalize(rows, _vector(gain, rows), kept), weight)
 
     def gradients(
         self,
@@ -418,15 +416,13 @@ class Normalize(WeightFunction):
         weight: Tensor,
         gain: Tensor,
     ) -> tuple[Tensor | None, ...]:
-        norm, _ = kept
         rows = _rows(weight, weight)
-        grad_weight, grad_gain = torch.ops.aten._weight_norm_interface_backward(
-            _rows(grad, weight).contiguous(), rows.contiguous(),
-            _vector(gain, rows)[:, None], norm[:, None], 0,
-        )  # fmt: skip
-        return (
-            _unrows(grad_weight, weight) if needs[0] else None,
-            grad_gain.view(gain.shape).to(gain.dtype) if needs[1] else None,
+        grads = kernels.normalize_backward(
+            _rows(grad, weight), rows, _vector(gain, rows), kept, needs
+        )
+        return tuple(
+            _unrows(grad, stored) if need else None
+            for need, grad, stored in zip(needs, grads, (weight, gain))
         )
 
 

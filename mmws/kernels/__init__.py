@@ -9,9 +9,19 @@ are :math:`(O)` and of the same dtype.
 """
 
 from .operators import (
+    normalize,
+    normalize_backward,
+    renormalize,
     restandardize,
     standardize,
     standardize_backward,
 )
 
-__all__ = ['restandardize', 'standardize', 'standardize_backward']
+__all__ = [
+    'normalize',
+    'normalize_backward',
+    'renormalize',
+    'restandardize',
+    'standardize',
+    'standardize_backward',
+]

@@ -11,7 +11,8 @@ the two kernels cannot express goes into their per-row factors:
   :math:`\rho_o^2 = 1 / (1 + \epsilon / \sigma_o)`. In the gradient one :math:`\rho_o` belongs to
   :math:`k = \rho_o r_o`, the other to :math:`\gamma'`.
 
-Kept are :math:`\mu_o`, :math:`k`, :math:`\gamma' / \gamma_o` and the factor of the first kernel.
+Kept of a standardization are :math:`\mu_o`, :math:`k`, :math:`\gamma' / \gamma_o` and the factor
+of the first kernel; of a normalization the norms and the factors.
 """
 
 from __future__ import annotations
@@ -122,3 +123,26 @@ def _group_norm(
     o, n = rows.shape
     out, mean, inverse_deviation = torch.native_group_norm(rows[None], gain, shift, 1, o, n, o, eps)
     return out.view(o, n), mean.view(o), inverse_deviation.view(o)
+
+
+def normalize(rows: Tensor, gain: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Give every row the length of its gain; see :mod:`mmws.kernels.operators`."""
+    # An infinite norm makes 0 of a row without direction, and of its gradients.
+    norm = torch.threshold(torch.linalg.vector_norm(rows, dim=1), 0.0, math.inf)
+    factor = gain / norm
+    return rows * factor[:, None], [norm, factor]
+
+
+def renormalize(rows: Tensor, gain: Tensor, kept: list[Tensor]) -> Tensor:
+    """Give every row its length once more; see :mod:`mmws.kernels.operators`."""
+    return rows * kept[1][:, None]
+
+
+def normalize_backward(
+    grad: Tensor, rows: Tensor, gain: Tensor, kept: list[Tensor], mask: list[bool]
+) -> tuple[Tensor, Tensor]:
+    """Gradients with respect to ``rows`` and gain; see :mod:`mmws.kernels.operators`."""
+    grad_rows, grad_gain = torch.ops.aten._weight_norm_interface_backward(
+        grad.contiguous(), rows.contiguous(), gain[:, None], kept[0][:, None], 0
+    )
+    return grad_rows, grad_gain[:, 0]

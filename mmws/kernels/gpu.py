@@ -6,7 +6,9 @@ row and :math:`g` the gradient, the gradient with respect to a row is
 .. math:: \frac{\gamma_o s}{d_o}\left[g - \bar g - c\,\frac{\sum g\,c}{m\,q_o}\right], \qquad
     q_o = \sigma_o d_o \text{ or } d_o^2
 
-(see :class:`mmws.functional.Standardize`); in a row without variance the last term is 0.
+(see :class:`mmws.functional.Standardize`); in a row without variance the last term is 0. With
+:math:`v` the direction of a row, that of a normalization is
+:math:`\frac{\gamma_o}{\lVert V_o \rVert}[g - v \sum g\,v]`; kept are the norms.
 """
 
 from __future__ import annotations
@@ -131,6 +133,68 @@ def _backward(
             tl.store(grad_rows + start + columns, result, mask=inside)
 
 
+@triton.jit
+def _reciprocal(norm):
+    """1 / norm, 0 for a row of zeros."""
+    return tl.where(norm > 0, 1 / tl.where(norm > 0, norm, 1), 0)
+
+
+@triton.jit
+def _scale_row(rows, out, row, n, factor, BLOCK: tl.constexpr):
+    start = row.to(tl.int64) * n
+    for first in range(0, n, BLOCK):
+        columns = first + tl.arange(0, BLOCK)
+        values = tl.load(rows + start + columns, mask=columns < n, other=0)
+        tl.store(out + start + columns, values * factor, mask=columns < n)
+
+
+@triton.jit
+def _normalize(rows, gain, out, norms, n, BLOCK: tl.constexpr):
+    row = tl.program_id(0)
+    start = row.to(tl.int64) * n
+    total = tl.zeros([BLOCK], dtype=out.dtype.element_ty)
+    for first in range(0, n, BLOCK):
+        columns = first + tl.arange(0, BLOCK)
+        values = tl.load(rows + start + columns, mask=columns < n, other=0)
+        total += values * values
+    norm = tl.sqrt(tl.sum(total))
+    tl.store(norms + row, norm)
+    _scale_row(rows, out, row, n, tl.load(gain + row) * _reciprocal(norm), BLOCK)
+
+
+@triton.jit
+def _renormalize(rows, gain, out, norms, n, BLOCK: tl.constexpr):
+    row = tl.program_id(0)
+    factor = tl.load(gain + row) * _reciprocal(tl.load(norms + row))
+    _scale_row(rows, out, row, n, factor, BLOCK)
+
+
+@triton.jit
+def _normalize_backward(
+    grad, rows, gain, norms, grad_rows, grad_gain, n,
+    NEEDS_ROWS: tl.constexpr, NEEDS_GAIN: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0)
+    start = row.to(tl.int64) * n
+    reciprocal = _reciprocal(tl.load(norms + row))
+    products = tl.zeros([BLOCK], dtype=reciprocal.dtype)
+    for first in range(0, n, BLOCK):
+        columns = first + tl.arange(0, BLOCK)
+        g = tl.load(grad + start + columns, mask=columns < n, other=0)
+        products += g * tl.load(rows + start + columns, mask=columns < n, other=0)
+    along = tl.sum(products) * reciprocal  # the gradient along the direction of the row
+    if NEEDS_GAIN:
+        tl.store(grad_gain + row, along)
+    if NEEDS_ROWS:
+        factor = tl.load(gain + row) * reciprocal
+        for first in range(0, n, BLOCK):
+            columns = first + tl.arange(0, BLOCK)
+            g = tl.load(grad + start + columns, mask=columns < n, other=0)
+            direction = tl.load(rows + start + columns, mask=columns < n, other=0) * reciprocal
+            result = factor * (g - direction * along)
+            tl.store(grad_rows + start + columns, result, mask=columns < n)
+
+
 def standardize(
     rows: Tensor,
     gain: Tensor | None,
@@ -189,6 +253,35 @@ def standardize_backward(
         rows.shape[1], eps, divisor, scale, eps_inside, gain is not None, *mask,
     )  # fmt: skip
     return grad_rows, grad_gain, grad_shift
+
+
+def normalize(rows: Tensor, gain: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Give every row the length of its gain; see :mod:`mmws.kernels.operators`."""
+    out, (norm,) = torch.empty_like(rows), _vectors(rows, 1)
+    _launch(_normalize, rows, rows, gain, out, norm, rows.shape[1])
+    return out, [norm]
+
+
+def renormalize(rows: Tensor, gain: Tensor, kept: list[Tensor]) -> Tensor:
+    """Give every row its length once more; see :mod:`mmws.kernels.operators`."""
+    out = torch.empty_like(rows)
+    _launch(_renormalize, rows, rows, gain, out, *kept, rows.shape[1])
+    return out
+
+
+def normalize_backward(
+    grad: Tensor, rows: Tensor, gain: Tensor, kept: list[Tensor], mask: list[bool]
+) -> tuple[Tensor, Tensor]:
+    """Gradients with respect to ``rows`` and gain; see :mod:`mmws.kernels.operators`."""
+    grad = grad.contiguous()
+    absent = rows.new_empty(0)
+    grad_rows = torch.empty_like(rows) if mask[0] else absent
+    grad_gain = _vectors(rows, 1)[0] if mask[1] else absent
+    _launch(
+        _normalize_backward, rows, grad, rows, gain, *kept, grad_rows, grad_gain, rows.shape[1],
+        *mask,
+    )  # fmt: skip
+    return grad_rows, grad_gain
 
 
 def _vectors(rows: Tensor, number: int) -> tuple[Tensor, ...]:

@@ -10,6 +10,9 @@ With :math:`\mu_o` the mean of a row, :math:`\sigma_o^2` the sum of its squared 
 vectors, ``restandardize`` makes it again with the help of these, and ``standardize_backward``
 returns the gradients with respect to ``rows``, ``gain`` and ``shift`` (empty where ``mask`` says
 not needed). What the vectors are is the implementation's own business.
+
+``normalize(rows, gain)``, ``renormalize`` and ``normalize_backward`` are the same for
+:math:`\hat W_o = \gamma_o V_o / \lVert V_o \rVert`, where a row of zeros stays one.
 """
 
 import functools
@@ -31,6 +34,11 @@ _SCHEMAS = {
     'standardize_backward': (
         f'(Tensor grad, Tensor rows, Tensor? gain, Tensor[] kept, {_OPTIONS}, bool[3] mask)'
         ' -> (Tensor, Tensor, Tensor)'
+    ),
+    'normalize': '(Tensor rows, Tensor gain) -> (Tensor, Tensor[])',
+    'renormalize': '(Tensor rows, Tensor gain, Tensor[] kept) -> Tensor',
+    'normalize_backward': (
+        '(Tensor grad, Tensor rows, Tensor gain, Tensor[] kept, bool[2] mask) -> (Tensor, Tensor)'
     ),
 }
 
@@ -69,3 +77,6 @@ _library = _define()  # the operators live as long as this object
 standardize = torch.ops.mmws.standardize.default
 restandardize = torch.ops.mmws.restandardize.default
 standardize_backward = torch.ops.mmws.standardize_backward.default
+normalize = torch.ops.mmws.normalize.default
+renormalize = torch.ops.mmws.renormalize.default
+normalize_backward = torch.ops.mmws.normalize_backward.default

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmws.functional import Standardize
+from mmws.functional import Normalize, Standardize
 from mmws.kernels import aten, gpu
 
 
@@ -81,3 +81,21 @@ def test_both_implementations_take_the_same_arguments():
 def test_an_empty_weight_launches_nothing(shape):
     out, *_ = gpu.standardize(torch.empty(shape), None, None, *options(FUNCTIONS[0], 3))
     assert out.shape == shape
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('shape', [(3, 1), (3, 27), (2, 2 * gpu._MAX_BLOCK + 3)])
+def test_normalization(dtype, shape):
+    rows, gain, _, grad = case(dtype, *shape)
+    rows[0] = 0  # has no direction: stays, with zero gradients
+    leaves = [t.double().requires_grad_() for t in (rows, gain)]
+    expected = Normalize()(*leaves)
+    expected_grads = torch.autograd.grad(expected, leaves, grad.double())
+
+    out, kept = gpu.normalize(rows, gain)
+    grads = gpu.normalize_backward(grad, rows, gain, kept, [True, True])
+    tolerance = {'rtol': 1e-4, 'atol': 1e-4} if dtype == torch.float32 else {}
+    torch.testing.assert_close(out.double(), expected, **tolerance)
+    torch.testing.assert_close(gpu.renormalize(rows, gain, kept), out)
+    for made, wanted in zip(grads, expected_grads):
+        torch.testing.assert_close(made.double(), wanted, **tolerance)

@@ -32,13 +32,17 @@ def test_compiles_for_a_gpu(capability, pointer, flag):
     from mmws.kernels import gpu
 
     flags = ('EPS_INSIDE', 'HAS_GAIN', 'HAS_SHIFT', 'NEEDS_ROWS', 'NEEDS_GAIN', 'NEEDS_SHIFT')
-    absent = {'gain', 'shift'} if not flag else set()
     scalars = {'n': 'i32', 'divisor': 'i32', 'eps': 'fp32', 'scale': 'fp32'}
-    for kernel in (gpu._standardize, gpu._restandardize, gpu._backward):
+    kernels = (
+        *(gpu._standardize, gpu._restandardize, gpu._backward),
+        *(gpu._normalize, gpu._renormalize, gpu._normalize_backward),
+    )
+    for kernel in kernels:
+        optional = {'gain', 'shift'} if 'HAS_GAIN' in kernel.arg_names else set()
         constants = {
             name: 1024 if name == 'BLOCK' else flag if name in flags else None
             for name in kernel.arg_names
-            if name == 'BLOCK' or name in flags or name in absent
+            if name == 'BLOCK' or name in flags or (name in optional and not flag)
         }
         signature = {
             name: 'constexpr' if name in constants else scalars.get(name, pointer)

@@ -26,15 +26,22 @@ def calls_of_a_step(layer, x):
     return calls.names
 
 
-@pytest.mark.parametrize('bit', [{}, {'eps': 1e-6, 'variance': 'biased', 'eps_inside': True}])
-def test_a_training_step_calls_three_operators_more_than_a_plain_layer(bit):
+BIT = {'eps': 1e-6, 'variance': 'biased', 'eps_inside': True}
+
+
+@pytest.mark.parametrize(
+    ('layer', 'name'),
+    [
+        (layers.ConvWS2d(4, 8, 3), 'standardize'),
+        (layers.ConvWS2d(4, 8, 3, **BIT), 'standardize'),
+        (layers.ScaledConvWS2d(4, 8, 3), 'standardize'),
+        (layers.ConvWN2d(4, 8, 3), 'normalize'),
+    ],
+)
+def test_a_training_step_calls_three_operators_more_than_a_plain_layer(layer, name):
     """On a GPU each call is a launch, and launches bound a step at one image."""
     x = torch.randn(1, 4, 8, 8)
     plain = calls_of_a_step(nn.Conv2d(4, 8, 3), x)
-    ours = calls_of_a_step(layers.ConvWS2d(4, 8, 3, **bit), x)
+    ours = calls_of_a_step(layer, x)
     assert len(ours) == len(plain) + 3
-    assert sorted(set(ours) - set(plain)) == [
-        'mmws::restandardize',
-        'mmws::standardize',
-        'mmws::standardize_backward',
-    ]
+    assert set(ours) - set(plain) == {f'mmws::{name}', f'mmws::re{name}', f'mmws::{name}_backward'}

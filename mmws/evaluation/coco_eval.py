@@ -6,15 +6,30 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from mmdet.datasets.api_wrappers import COCO, COCOeval
 from mmengine.logging import print_log
 from pycocotools import mask as mask_utils
 
-# Of a detection in whose image its class does not occur: nothing asks for the shape of its mask.
-_NO_MASK = {'size': [1, 1], 'counts': b'01'}
+
+class CocoResult(NamedTuple):
+    """What COCO evaluation finds; -1 stands for no ground truth.
+
+    Attributes:
+        stats: The twelve numbers.
+        precision: Of shape (T IoUs, 101 recalls, K classes, 4 area ranges, M limits).
+        recall: Of shape (T, K, 4, M).
+        cat_ids: Category id of each class, in increasing order.
+        iou_thrs: IoU thresholds, T.
+    """
+
+    stats: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+    cat_ids: 'tuple[int, ...]'
+    iou_thrs: 'tuple[float, ...]'
 
 
 def evaluate_coco(
@@ -25,7 +40,7 @@ def evaluate_coco(
     cat_ids: Sequence[int],
     max_dets: Sequence[int] = (1, 10, 100),
     iou_thrs: 'Sequence[float] | None' = None,
-) -> COCOeval:
+) -> CocoResult:
     """Evaluate detections as https://cocodataset.org/#detection-eval defines it.
 
     faster-coco-eval does the work where it is installed and nothing is among the data that it is
@@ -43,37 +58,32 @@ def evaluate_coco(
         max_dets: Three limits of detections per image, in increasing order.
         iou_thrs: IoU thresholds, T; 0.50:0.05:0.95 if ``None``.
 
-    Returns:
-        With ``stats``, ``(12,)``, and ``eval``, whose ``precision`` is of shape (T, 101 recalls, K
-        classes, 4 area ranges, 3 limits), where -1 stands for a class without ground truth; the
-        classes are in the order of ``params.catIds``.
-
     Raises:
         ValueError: if a prediction is of an image that ``ground_truth`` does not have.
     """
+    predictions = list(predictions)
     with _paused_gc(), contextlib.redirect_stdout(io.StringIO()) as said:
-        detections = list(_detections(ground_truth, predictions, iou_type, cat_ids))
-        results = COCO()
-        results.dataset = {
-            'images': ground_truth.dataset['images'],
-            'categories': ground_truth.dataset['categories'],
-            'annotations': detections,
-        }
-        results.createIndex()
-        evaluation = COCOeval(ground_truth, results, iou_type)
+        evaluation = COCOeval(ground_truth, iouType=iou_type)
         evaluation.params.catIds = list(cat_ids)
         evaluation.params.maxDets = list(max_dets)
         if iou_thrs is not None:
             evaluation.params.iouThrs = np.atleast_1d(iou_thrs).astype(np.float64)
-        if has_faster_coco_eval() and _counts_alike(ground_truth, detections):
-            _evaluate_faster(evaluation)
+        detections = list(_detections(ground_truth, predictions, iou_type, cat_ids))
+        if has_faster_coco_eval() and _counts_alike(ground_truth, predictions):
+            _evaluate_faster(evaluation, detections)
         else:
-            evaluation.evaluate()
-            evaluation.accumulate()
+            _evaluate(evaluation, detections)
         said.truncate(said.seek(0))  # what both libraries say of their work
         evaluation.summarize()
+        del detections  # half a million, before the collector looks at them
     print_log(f'{iou_type}\n{said.getvalue()}', logger='current')
-    return evaluation
+    return CocoResult(
+        evaluation.stats,
+        evaluation.eval['precision'],
+        evaluation.eval['recall'],
+        tuple(evaluation.params.catIds),
+        tuple(evaluation.params.iouThrs),
+    )
 
 
 @cache
@@ -101,27 +111,35 @@ def _paused_gc() -> Iterator[None]:
             gc.enable()
 
 
-def _evaluate_faster(evaluation: COCOeval) -> None:
-    """Fill ``evaluation.eval`` and sort its parameters, as pycocotools does."""
-    from faster_coco_eval import COCOeval_faster
+def _evaluate(evaluation: COCOeval, detections: 'list[dict]') -> None:
+    """Fill ``evaluation.eval``."""
+    results = COCO()
+    results.dataset = {**evaluation.cocoGt.dataset, 'annotations': detections}
+    results.createIndex()
+    evaluation.cocoDt = results
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.cocoDt = None
 
-    faster = COCOeval_faster(evaluation.cocoGt, evaluation.cocoDt, evaluation.params.iouType)
+
+def _evaluate_faster(evaluation: COCOeval, detections: 'list[dict]') -> None:
+    """Fill ``evaluation.eval`` and sort its parameters, as pycocotools does."""
+    from .faster import FasterEvaluation
+
+    params = evaluation.params
+    faster = FasterEvaluation(evaluation.cocoGt, detections, params.iouType)
     for name in ('catIds', 'imgIds', 'maxDets', 'iouThrs'):
-        setattr(faster.params, name, getattr(evaluation.params, name))
+        setattr(faster.params, name, getattr(params, name))
     faster.evaluate()
     faster.accumulate()
-    evaluation.params.catIds = faster.params.catIds
-    evaluation.params.maxDets = faster.params.maxDets
-    evaluation.eval = {
-        name: np.asarray(faster.eval[name]) for name in ('precision', 'recall', 'scores')
-    }
+    params.catIds, params.maxDets = faster.params.catIds, faster.params.maxDets
+    evaluation.eval = {name: np.asarray(faster.eval[name]) for name in ('precision', 'recall')}
 
 
 def _detections(
     ground_truth: COCO, predictions: Iterable[dict], iou_type: str, cat_ids: Sequence[int]
 ) -> 'Iterator[dict[str, Any]]':
     """Yield the detections as annotations, without the detour of pycocotools over JSON."""
-    occurring = {(a['image_id'], a['category_id']) for a in ground_truth.anns.values()}
     detection_id = 0
     for prediction in predictions:
         image_id = prediction['img_id']
@@ -131,13 +149,7 @@ def _detections(
         if iou_type == 'segm':
             scores = prediction.get('mask_scores', prediction['scores']).tolist()
             masks = prediction['masks']
-            fields = [
-                {
-                    'segmentation': mask if (image_id, category) in occurring else _NO_MASK,
-                    'area': float(mask_utils.area(mask)),
-                }
-                for mask, category in zip(masks, categories)
-            ]
+            fields = [{'segmentation': m, 'area': float(mask_utils.area(m))} for m in masks]
         else:
             scores = prediction['scores'].tolist()
             boxes = prediction['bboxes'].copy()
@@ -150,12 +162,11 @@ def _detections(
                 'image_id': image_id,
                 'category_id': category,
                 'score': score,
-                'iscrowd': 0,
                 **field,
             }
 
 
-def _counts_alike(ground_truth: COCO, detections: 'list[dict]') -> bool:
+def _counts_alike(ground_truth: COCO, predictions: 'list[dict]') -> bool:
     """Return whether both libraries are known to count this alike."""
     annotations = ground_truth.dataset.get('annotations', [])
     ids = [*ground_truth.imgs, *ground_truth.cats, *(a['id'] for a in annotations)]
@@ -163,6 +174,9 @@ def _counts_alike(ground_truth: COCO, detections: 'list[dict]') -> bool:
         return False
     if any('iscrowd' not in a or 'area' not in a for a in annotations):
         return False
-    numbers = [(a['area'], *a['bbox']) for a in annotations]
-    numbers += [(d['score'], *d.get('bbox', (0, 0, 0, 0))) for d in detections]
-    return bool(np.isfinite(np.array(numbers, np.float64)).all())
+    numbers = [
+        np.array([(a['area'], *a.get('bbox', (0, 0, 0, 0))) for a in annotations], np.float64)
+    ]
+    numbers += [p[key] for p in predictions for key in ('bboxes', 'scores')]
+    numbers += [p['mask_scores'] for p in predictions if 'mask_scores' in p]
+    return all(np.isfinite(array).all() for array in numbers)

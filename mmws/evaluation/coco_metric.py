@@ -10,18 +10,18 @@ from importlib.util import find_spec
 from typing import Any, Optional
 
 import numpy as np
-from mmdet.datasets.api_wrappers import COCO, COCOeval
+from mmdet.datasets.api_wrappers import COCO
 from mmdet.evaluation import CocoMetric as MMDetCocoMetric
 from mmengine.logging import print_log
 from terminaltables import AsciiTable
 
 from mmws.registry import METRICS
 
-from .coco_eval import evaluate_coco
+from .coco_eval import CocoResult, evaluate_coco
 from .curves import draw_pr_curves
 
 # In the order of pycocotools' `stats`; of recalls, those at MMDetection's limits of detections.
-_ITEMS = (
+ITEMS = (
     'mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l',
     'AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000',
 )  # fmt: skip
@@ -78,8 +78,7 @@ class CocoMetric(MMDetCocoMetric):
                 metrics.update(self._classwise(iou_type, evaluation))
             metrics.update(self._named(iou_type, evaluation.stats))
         if self.pr_curves is not None:
-            precisions = {name: e.eval['precision'] for name, e in evaluations.items()}
-            draw_pr_curves(precisions, self.iou_thrs, self.pr_curves)
+            draw_pr_curves(evaluations, self.pr_curves)
         return metrics
 
     def _prepare(self, annotated: 'Sequence[dict]') -> None:
@@ -105,21 +104,21 @@ class CocoMetric(MMDetCocoMetric):
 
     def _named(self, iou_type: str, stats: np.ndarray) -> 'dict[str, float]':
         """Name those of COCO's twelve numbers that are wanted."""
-        items = self.metric_items or _ITEMS[:6]
+        items = self.metric_items or ITEMS[:6]
         for item in items:
-            if item not in _ITEMS:
-                raise KeyError(f'metric_items: {item!r} is none of {", ".join(_ITEMS)}')
-        return {f'{iou_type}_{item}': round(float(stats[_ITEMS.index(item)]), 3) for item in items}
+            if item not in ITEMS:
+                raise KeyError(f'metric_items: {item!r} is none of {", ".join(ITEMS)}')
+        return {f'{iou_type}_{item}': round(float(stats[ITEMS.index(item)]), 3) for item in items}
 
-    def _classwise(self, iou_type: str, evaluation: COCOeval) -> 'dict[str, float]':
+    def _classwise(self, iou_type: str, evaluation: CocoResult) -> 'dict[str, float]':
         """Log a table with a row for each class; return its first column."""
-        precision = evaluation.eval['precision'][..., -1]
-        thrs = list(np.round(evaluation.params.iouThrs, 6))
+        precision = evaluation.precision[..., -1]
+        thrs = list(np.round(evaluation.iou_thrs, 6))
         columns = {'mAP': (slice(None), 0)}
         columns.update({f'mAP_{t * 100:.0f}': (thrs.index(t), 0) for t in (0.5, 0.75) if t in thrs})
         columns.update({f'mAP_{size}': (slice(None), i) for i, size in enumerate('sml', start=1)})
         # By id, while labels are in the order of the file.
-        order = [evaluation.params.catIds.index(category) for category in self.cat_ids]
+        order = [evaluation.cat_ids.index(category) for category in self.cat_ids]
         rows = [
             [mean_precision(precision[at, :, k, area]) for at, area in columns.values()]
             for k in order

@@ -1,39 +1,36 @@
 """Precision over recall, as a picture."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Union
 
 import numpy as np
 
+from .coco_eval import CocoResult
 
-def draw_pr_curves(
-    precisions: 'dict[str, np.ndarray]', iou_thrs: Sequence[float], path: Union[str, Path]
-) -> None:
+
+def draw_pr_curves(results: 'dict[str, CocoResult]', path: Union[str, Path]) -> None:
     """Draw precision over recall: the mean of all classes at each IoU, each class at the first.
 
     Of any size of object, with the most detections per image.
 
     Args:
-        precisions: ``'bbox'`` or ``'segm'`` -> ``eval['precision']`` of pycocotools, of shape
-            (T IoUs, R recalls, K classes, A area ranges, M limits).
-        iou_thrs: IoU thresholds, T.
+        results: Name of each panel, e.g. ``'bbox'``, and what it shows.
         path: Picture to write; the suffix decides the format.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure  # without pyplot: Agg, and no global state
 
-    figure = Figure(figsize=(6 * len(precisions), 5), dpi=120, layout='constrained')
-    axes = figure.subplots(1, len(precisions), squeeze=False)[0]
-    colours = colormaps['viridis'](np.linspace(0, 0.9, len(iou_thrs)))
-    for axis, (name, precision) in zip(axes, precisions.items()):
-        precision = precision[..., 0, -1]
+    figure = Figure(figsize=(6 * len(results), 5), dpi=120, layout='constrained')
+    axes = figure.subplots(1, len(results), squeeze=False)[0]
+    for axis, (name, result) in zip(axes, results.items()):
+        colours = colormaps['viridis'](np.linspace(0, 0.9, len(result.iou_thrs)))
+        precision = result.precision[..., 0, -1]
         known = precision[:, :, (precision > -1).all((0, 1))]
         recalls = np.linspace(0, 1, precision.shape[1])
         axis.plot(recalls, known[0], color='0.8', linewidth=0.6)
         if known.size:
-            for iou, colour, curve in zip(iou_thrs, colours, known.mean(2)):
+            for iou, colour, curve in zip(result.iou_thrs, colours, known.mean(2)):
                 label = f'IoU {iou:.2f}: AP {curve.mean():.3f}'
                 axis.plot(recalls, curve, color=colour, label=label)
             axis.legend(fontsize='small')

@@ -1,0 +1,122 @@
+"""Say what is installed and what a long job would miss, before it starts."""
+
+import platform
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.util import find_spec
+from typing import NamedTuple, Optional
+
+import torch
+from mmengine.config import Config
+
+from mmws.datasets.preflight import find_problems
+
+
+class Finding(NamedTuple):
+    """One line of a diagnosis.
+
+    Attributes:
+        subject: What it is about.
+        text: What was found.
+        ok: Whether it is as it must be; if not, ``text`` says what to do.
+    """
+
+    subject: str
+    text: str
+    ok: bool = True
+
+    def __str__(self) -> str:
+        return f'{"ok     " if self.ok else "PROBLEM"}  {self.subject}: {self.text}'
+
+
+def diagnose(cfg: Optional[Config] = None) -> 'list[Finding]':
+    """Examine the installation and, with a config, its data.
+
+    Args:
+        cfg: Its training, validation and test data are checked as before a training.
+    """
+    findings = [Finding('python', platform.python_version())]
+    findings += [_torch(), _torchvision(), *_gpus()]
+    findings += [_package(name) for name in ('mmengine', 'mmcv', 'mmdet')]
+    findings += [_ops(), *_pkg_resources()]
+    if cfg is not None:
+        problems = find_problems(cfg, ('train', 'val', 'test'))
+        findings += [Finding('data', problem, ok=False) for problem in problems]
+        if not problems:
+            findings.append(Finding('data', 'files, classes and heads of the config fit'))
+    return findings
+
+
+def _torch() -> Finding:
+    cuda = f'CUDA {torch.version.cuda}' if torch.version.cuda else 'without CUDA'
+    return Finding('torch', f'{torch.__version__}, {cuda}')
+
+
+def _torchvision() -> Finding:
+    try:
+        # Its operators are of one version of PyTorch.
+        import_module('torchvision.ops').nms(torch.zeros(0, 4), torch.zeros(0), 0.5)
+    except Exception as error:  # whatever a broken installation raises
+        return Finding(
+            'torchvision',
+            f'{_reason(error)}: install the version that belongs to torch {torch.__version__}',
+            ok=False,
+        )
+    return Finding('torchvision', version('torchvision'))
+
+
+def _gpus() -> 'Iterator[Finding]':
+    if not torch.cuda.is_available():
+        yield Finding('GPU', 'none that PyTorch can use: training runs on the CPU')
+    for index in range(torch.cuda.device_count()):
+        free, total = (size / 2**30 for size in torch.cuda.mem_get_info(index))
+        name = torch.cuda.get_device_name(index)
+        yield Finding(f'GPU {index}', f'{name}, {free:.1f} of {total:.1f} GiB free')
+
+
+def _package(name: str) -> Finding:
+    """Tell which of the two distributions provides an OpenMMLab package, and whether it works."""
+    distributions = sorted(set(packages_distributions().get(name, ())))
+    installed = ', '.join(f'{d} {version(d)}' for d in distributions)
+    if len(distributions) > 1:
+        return Finding(
+            name,
+            f'{installed} have overwritten each other: uninstall both, then install one stack, '
+            'mmws[onedl] or mmws[openmmlab]',
+            ok=False,
+        )
+    try:
+        module = import_module(name)
+    except Exception as error:  # MMDetection asserts the version of MMCV
+        return Finding(
+            name, f'{installed} cannot be imported: {_reason(error)}: reinstall one stack', ok=False
+        )
+    return Finding(name, installed or f'{module.__version__}, from {module.__path__[0]}')
+
+
+def _ops() -> Finding:
+    spec = find_spec('mmcv._ext')
+    if spec is None or spec.origin is None:
+        return Finding('mmcv ops', 'missing: `import mmws` before mmdet', ok=False)
+    stand_in = spec.origin.endswith('mmcv_ops.py')
+    return Finding('mmcv ops', 'from torchvision' if stand_in else 'compiled')
+
+
+def _pkg_resources() -> 'Iterator[Finding]':
+    """MMEngine of the upstream stack uses what setuptools 82 has dropped."""
+    try:
+        version('mmengine')
+    except PackageNotFoundError:
+        return
+    found = 'pkg_resources' in sys.modules or find_spec('pkg_resources') is not None
+    yield Finding(
+        'pkg_resources',
+        'found' if found else "missing, mmengine needs it: run `pip install 'setuptools<82'`",
+        ok=found,
+    )
+
+
+def _reason(error: Exception) -> str:
+    return f'{type(error).__name__}: {" ".join(str(error).split())}'

@@ -11,6 +11,15 @@ compat.install_fallback_ops()
 compat.allow_checkpoint_classes()
 compat.register_config_package()
 
+
+def _guard_loading(model, state_dict):
+    from .checkpoints import guard_loading
+
+    guard_loading(model, state_dict)
+
+
+compat.check_before_loading(_guard_loading)
+
 __version__ = '0.1.0'
 
 # Public name -> module that defines it, imported when the name is first asked for.
@@ -53,9 +62,11 @@ _PUBLIC = {
         ),
         'mmws.layers',
     ),
-    **dict.fromkeys(('find_pretrained',), 'mmws.checkpoints'),
+    **dict.fromkeys(('CheckpointMismatchError', 'find_pretrained'), 'mmws.checkpoints'),
     **dict.fromkeys(('CocoMetric', 'VOCMetric'), 'mmws.evaluation'),
-    **dict.fromkeys(('WeightNormInitHook', 'init_weight_norm'), 'mmws.engine'),
+    **dict.fromkeys(
+        ('CheckpointRecordHook', 'WeightNormInitHook', 'init_weight_norm'), 'mmws.engine'
+    ),
     **dict.fromkeys(('Converted', 'convert', 'fold'), 'mmws.surgery'),
     **dict.fromkeys(
         ('WeightFunction', 'normalize_weight', 'standardize_weight'), 'mmws.functional'

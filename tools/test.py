@@ -1,7 +1,7 @@
 """Evaluate a detector: `python tools/test.py CONFIG CHECKPOINT [--out PREDICTIONS.pkl] ...`."""
 
-import mmws  # noqa: F401
-from mmws.engine import CheckpointMismatchError, cli, evaluate
+from mmws import CheckpointMismatchError
+from mmws.engine import cli, evaluate
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Train a detector: `python tools/train.py CONFIG [--work-dir DIR] [--resume] [--amp] ...`."""
 
-import mmws  # noqa: F401
+from mmws import CheckpointMismatchError
 from mmws.engine import cli, train
 
 
@@ -8,7 +8,8 @@ def main() -> None:
     args = cli.parse_train_args()
     with cli.one_line_errors():
         cfg = cli.prepare_train(args)
-    train(cfg)
+    with cli.one_line_errors(CheckpointMismatchError):
+        train(cfg)
 
 
 if __name__ == '__main__':

@@ -7,15 +7,20 @@ from .stack import require_stack
 
 require_stack()
 
+from .before_loading import Source, check_before_loading, remember_source, source_of  # noqa: E402
 from .config import read_config, register_config_package  # noqa: E402  (needs the stack)
 from .loading import allow_checkpoint_classes, read_checkpoint  # noqa: E402
 from .mmcv_ext import install_fallback_ops  # noqa: E402
 
 __all__ = [
+    'Source',
     'allow_checkpoint_classes',
+    'check_before_loading',
     'install_fallback_ops',
     'read_checkpoint',
     'read_config',
     'register_config_package',
+    'remember_source',
     'require_stack',
+    'source_of',
 ]

@@ -8,6 +8,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.utils import digit_version
 
+from .before_loading import remember_source
+
 
 def allow_checkpoint_classes() -> None:
     """Let ``torch.load(weights_only=True)`` read the checkpoints that MMEngine writes.
@@ -63,6 +65,7 @@ def read_checkpoint(path: Union[str, Path]) -> 'dict[str, Any]':
         ) from error
     if not isinstance(checkpoint, dict):
         raise ValueError(f'checkpoint {path} holds a {type(checkpoint).__name__}, not weights')
+    remember_source(checkpoint, str(path))
     return checkpoint
 
 

@@ -7,10 +7,10 @@ from typing import Any, Optional, Union
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from mmws.checkpoints import check_weights
 from mmws.compat import read_checkpoint, read_config
 from mmws.datasets.preflight import check_data
 
@@ -18,10 +18,6 @@ from .cfg_options import warn_about_typos
 from .distributed import check_launcher, finish_distributed, local_rank_zero, prepare_distributed
 
 StrPath = Union[str, Path]
-
-
-class CheckpointMismatchError(ValueError):
-    """A checkpoint is of another model than the config."""
 
 
 def load_config(config: StrPath, cfg_options: Optional[dict] = None) -> Config:
@@ -130,10 +126,25 @@ def last_checkpoint(work_dir: StrPath) -> Optional[str]:
 
 
 def train(cfg: Config) -> Any:
-    """Train as ``cfg`` says; return the trained model."""
+    """Train as ``cfg`` says; return the trained model.
+
+    Checkpoints say what they were trained with (:class:`CheckpointRecordHook`).
+
+    Raises:
+        CheckpointMismatchError: if pretrained weights, or the checkpoint to resume from, were
+            trained with other layers than the model's.
+    """
+    _add_record_hook(cfg)
     model = _build_runner(cfg).train()
     finish_distributed()
     return model
+
+
+def _add_record_hook(cfg: Config) -> None:
+    kind = 'mmws.CheckpointRecordHook'
+    hooks = list(cfg.get('custom_hooks') or [])
+    if all(hook['type'] != kind for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(type=kind)]
 
 
 def evaluate(cfg: Config, out: Optional[StrPath] = None) -> 'dict[str, float]':
@@ -147,7 +158,8 @@ def evaluate(cfg: Config, out: Optional[StrPath] = None) -> 'dict[str, float]':
         The metrics, e.g. ``{'coco/bbox_mAP': 0.4, ...}``.
 
     Raises:
-        CheckpointMismatchError: if the checkpoint shares no weight with the model.
+        CheckpointMismatchError: if the checkpoint is of another model, or was trained with other
+            layers than the model's.
     """
     runner = _build_runner(cfg)
     check_fit(runner.model, cfg.load_from)
@@ -161,22 +173,17 @@ def evaluate(cfg: Config, out: Optional[StrPath] = None) -> 'dict[str, float]':
 
 
 def check_fit(model: torch.nn.Module, path: str) -> None:
-    """Check that a checkpoint file has weights for a model, which MMEngine only warns about.
+    """Check a checkpoint file against any model, with layers of mmws or not.
 
     Raises:
-        CheckpointMismatchError: if they have no parameter's name in common.
+        CheckpointMismatchError: if it is of another model, or was trained with other layers.
     """
     if '://' in path:
         return
     checkpoint = read_checkpoint(path)
     weights = checkpoint.get('state_dict', checkpoint)
-    model = model.module if is_model_wrapper(model) else model
     # A prefix is what data-parallel wrappers of other programs leave; MMEngine strips it too.
-    names = {name.removeprefix('module.') for name in weights}
-    if names.isdisjoint(model.state_dict()):
-        raise CheckpointMismatchError(
-            f'checkpoint {path} shares no weight with the model of the config: give its own config'
-        )
+    check_weights(model, {name.removeprefix('module.'): w for name, w in weights.items()})
 
 
 def _build_runner(cfg: Config) -> Runner:

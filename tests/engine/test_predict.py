@@ -15,7 +15,7 @@ from mmengine.registry import init_default_scope
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
-from mmws.engine import CheckpointMismatchError
+from mmws import CheckpointMismatchError
 from mmws.engine.predict import find_inputs, load_detector, predict
 
 pytest.importorskip('mmdet.models', exc_type=ImportError)

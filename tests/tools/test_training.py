@@ -89,8 +89,13 @@ def evaluations(work_dir: Path, pattern: str) -> 'list[dict]':
 
 def test_training_leaves_checkpoint_and_both_metrics(work_dir):
     # Bug: auto_scale_lr is off, and one image a step trains at the rate of two.
-    optimizer = read_checkpoint(work_dir / 'iter_2.pth')['optimizer']
-    assert optimizer['param_groups'][0]['initial_lr'] == pytest.approx(0.5e-3)
+    checkpoint = read_checkpoint(work_dir / 'iter_2.pth')
+    assert checkpoint['optimizer']['param_groups'][0]['initial_lr'] == pytest.approx(0.5e-3)
+    # Bug: a checkpoint does not say that it must go into layers with Weight Standardization.
+    (weights,) = checkpoint['meta']['mmws']['weights']
+    assert weights['function'] == 'Standardize'
+    assert 'backbone.conv1' in weights['layers']
+    assert 'roi_head.bbox_head.fc_cls' not in weights['layers']
     (scores,) = evaluations(work_dir, '*/vis_data/scalars.json')
     assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= scores.keys()
 
@@ -172,6 +177,28 @@ def test_a_checkpoint_of_another_model_is_refused(config, tmp_path):
     torch.save({'state_dict': {'other.weight': torch.zeros(3)}}, tmp_path / 'other.pth')
     output = python('test.py', config, tmp_path / 'other.pth', '--work-dir', tmp_path, code=1)
     assert 'shares no weight with the model' in error_line(output)
+
+
+def test_weights_trained_with_other_layers_are_refused_in_one_line(config, work_dir, tmp_path):
+    # Bug: a traceback out of the Runner, or a training that starts from unfit weights.
+    weights = read_checkpoint(work_dir / 'iter_2.pth')['state_dict']
+    prefix = 'backbone.'
+    weights = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
+    for key in [k for k in weights if 'gn' in k and k.endswith('.bias')]:
+        weights[key.replace('gn', 'bn').replace('.bias', '.running_mean')] = weights.pop(key)
+    torch.save(weights, tmp_path / 'bn.pth')
+    pretrained = tmp_path / 'pretrained.py'
+    pretrained.write_text(
+        f"_base_ = '{config}'\n"
+        f"init_cfg = dict(type='Pretrained', checkpoint='{tmp_path}/bn.pth')\n"
+        'model = dict(backbone=dict(init_cfg=init_cfg))\n'
+    )
+    output = python('train.py', pretrained, '--work-dir', tmp_path / 'work', code=1)
+    assert 'bn.pth was trained with Batch Normalization' in error_line(output)
+    options = ['--resume', work_dir / 'iter_2.pth', '--cfg-options', 'model.backbone.conv_cfg=None']
+    output = python('train.py', config, '--work-dir', tmp_path / 'work', *options, code=1)
+    assert 'was trained with Weight Standardization, the model has plain' in error_line(output)
+    assert not list((tmp_path / 'work').glob('*.pth'))
 
 
 def test_the_launcher_finds_a_mistake_before_it_starts_processes(config, tmp_path):

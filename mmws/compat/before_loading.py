@@ -1,0 +1,112 @@
+"""A look at every checkpoint that MMEngine loads, before anything is copied into the model."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+_MODULE = 'mmengine.runner.checkpoint'
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The checkpoint that a tensor was read from."""
+
+    name: str
+    """Path, URL or name of the hub, as it was asked for."""
+    meta: Mapping[str, Any]
+    """``meta`` of the checkpoint, empty where it has none."""
+
+
+# Tensors keep their identity while MMEngine renames keys and takes out the part with a prefix.
+_sources: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def source_of(tensor: Tensor) -> tuple[Source, str] | None:
+    """Return the checkpoint that a tensor was read from and its key there, None if unknown.
+
+    The prefix ``module.``, which wrappers for parallel training leave, is no part of the key.
+    """
+    return _sources.get(tensor)
+
+
+def remember_source(checkpoint: Mapping[str, Any], name: str) -> None:
+    """Remember for all weights in a checkpoint, just read, where they come from."""
+    weights = checkpoint.get('state_dict', checkpoint)
+    meta = checkpoint.get('meta')
+    source = Source(str(name), meta if isinstance(meta, Mapping) else {})
+    for key, value in weights.items():
+        if isinstance(value, Tensor):
+            _sources[value] = (source, key.removeprefix('module.'))
+
+
+def check_before_loading(check: Callable[[nn.Module, Mapping[str, Any]], None]) -> None:
+    """Have MMEngine call ``check(module, state_dict)`` before each load of a state dict.
+
+    ``init_cfg=dict(type='Pretrained')``, ``load_from``, ``--resume``, ``init_detector`` and moving
+    averages all end in :func:`mmengine.runner.checkpoint.load_state_dict`, which copies weight by
+    weight and cannot tell where they come from. It is wrapped, and so is the reader, which knows
+    (:func:`source_of`). MMEngine's runner is not imported for it but wrapped once it is. What
+    ``check`` raises stops the load. Calling this again does nothing.
+    """
+    module = sys.modules.get(_MODULE)
+    if module is not None:
+        _wrap(module, check)
+    elif not any(isinstance(finder, _WrappingFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _WrappingFinder(check))
+
+
+class _WrappingFinder(MetaPathFinder):
+    """Finds MMEngine's module as Python does, and wraps it after it is executed."""
+
+    def __init__(self, check: Callable[[nn.Module, Mapping[str, Any]], None]) -> None:
+        self.check = check
+
+    def find_spec(self, fullname: str, path=None, target=None) -> ModuleSpec | None:
+        if fullname != _MODULE:
+            return None
+        spec = PathFinder.find_spec(fullname, path)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def execute_and_wrap(module: ModuleType) -> None:
+            execute(module)
+            _wrap(module, self.check)
+
+        spec.loader.exec_module = execute_and_wrap
+        return spec
+
+
+def _wrap(module: ModuleType, check: Callable[[nn.Module, Mapping[str, Any]], None]) -> None:
+    load, loader = module.load_state_dict, module.CheckpointLoader
+    if hasattr(load, '__wrapped__'):
+        return
+    read = loader.load_checkpoint.__func__
+
+    @functools.wraps(load)
+    def load_state_dict(module, state_dict, *args, **kwargs):
+        check(module, state_dict)
+        return load(module, state_dict, *args, **kwargs)
+
+    @functools.wraps(read)
+    def load_checkpoint(cls, filename, *args, **kwargs):
+        checkpoint = read(cls, filename, *args, **kwargs)
+        if isinstance(checkpoint, Mapping):
+            remember_source(checkpoint, filename)
+        return checkpoint
+
+    module.load_state_dict = load_state_dict
+    loader.load_checkpoint = classmethod(load_checkpoint)
+    package = sys.modules.get(module.__package__)
+    if getattr(package, 'load_state_dict', None) is load:  # imported before mmws
+        package.load_state_dict = load_state_dict

@@ -1,7 +1,6 @@
 """Write a config for a data set of one's own, from its COCO annotation files and a base config."""
 
 import colorsys
-import keyword
 import math
 import os
 import shlex
@@ -10,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from mmengine.config import Config
-
 from mmws.compat import read_config
+from mmws.config_code import Code, assign, base_path, is_under, write_config
 
 from .coco_check import CocoReport, check_coco
 from .errors import DataError
@@ -26,8 +24,6 @@ MIN_IMAGES_SEEN = 24_000
 MAX_EPOCHS = 300
 # Evaluating and saving more often costs time and disk and tells nothing new.
 MAX_EVALUATIONS = 12
-
-LINE_LENGTH = 100  # of the file that is written
 
 # COCO evaluation stops on these, training does not.
 _FATAL_IN_VAL = ('no_iscrowd', 'bad_masks')
@@ -72,13 +68,6 @@ class NewConfig:
         lines.append(f'  tools/dist_train.sh {config} <number of GPUs>')
         lines.append(f'  python tools/train.py {config}')
         return '\n'.join(lines)
-
-
-@dataclass(frozen=True)
-class _Code:
-    """Source text that stands for itself when a value is written."""
-
-    text: str
 
 
 def new_config(
@@ -144,9 +133,9 @@ def new_config(
 
     command = _command(train_json, val_json, img_dirs, base, images_per_gpu, out, epochs, iters)
     text, length = _config_text(
-        cfg, _base_path(base, out), command, train, val, masks, images_per_gpu, epochs, iters
+        cfg, base_path(base, out), command, train, val, masks, images_per_gpu, epochs, iters
     )
-    _write(out, text)
+    write_config(out, text)
     return NewConfig(str(out), train, val, length, warnings)
 
 
@@ -288,7 +277,7 @@ def _with_classes(node: Any, old: int) -> Any:
     """Return ``node`` with each ``num_classes`` of value ``old`` replaced."""
     if isinstance(node, dict):
         return {
-            key: _Code('num_classes')
+            key: Code('num_classes')
             if key == 'num_classes' and value == old
             else _with_classes(value, old)
             for key, value in node.items()
@@ -305,7 +294,7 @@ def _model_override(model: dict, old: int) -> dict:
         if key in _NOT_HEADS:
             continue
         if key == 'num_classes' and value == old:
-            override[key] = _Code('num_classes')
+            override[key] = Code('num_classes')
         elif isinstance(value, dict):
             nested = _model_override(value, old)
             if nested:
@@ -346,7 +335,7 @@ def _dataset_override(dataset: dict, code: str, values: dict, fallback: dict) ->
         'type': 'CocoDataset',
         **values,
         **fallback,
-        'pipeline': _Code(f'{code}.pipeline'),
+        'pipeline': Code(f'{code}.pipeline'),
     }
 
 
@@ -361,7 +350,7 @@ def _filter_and_repeats(dataset: dict) -> 'tuple[dict, int]':
     return {'filter_empty_gt': True}, times
 
 
-def _evaluator_override(evaluator: Any, ann_file: _Code, masks: bool) -> dict:
+def _evaluator_override(evaluator: Any, ann_file: Code, masks: bool) -> dict:
     if _is_a(evaluator, 'CocoMetric'):
         return {'ann_file': ann_file}
     metric = ['bbox', 'segm'] if masks else ['bbox']
@@ -436,24 +425,8 @@ def _data_paths(train: CocoReport, val: CocoReport) -> 'tuple[str, list[str]]':
     )
     inside = [os.path.relpath(path, root) for path in (files[0], folders[0], files[1], folders[1])]
     # MMDetection's way: relative to where training is started, for data under it.
-    shown = os.path.relpath(root) if _is_under(root, os.getcwd()) else root
+    shown = os.path.relpath(root) if is_under(root, os.getcwd()) else root
     return os.path.join(shown, ''), ['' if path == '.' else path for path in inside]
-
-
-def _is_under(path: str, folder: str) -> bool:
-    return os.path.commonpath([path, folder]) == folder
-
-
-def _base_path(base: StrPath, out: Path) -> str:
-    """Return ``_base_`` for the file ``out``: relative if both are under the current folder."""
-    if '::' in str(base):
-        return str(base)
-    base, folder = os.path.realpath(base), os.path.realpath(out.parent)
-    here = os.path.realpath(os.getcwd())
-    if not (_is_under(base, here) and _is_under(folder, here)):
-        return base
-    relative = os.path.relpath(base, folder)
-    return relative if relative.startswith('..') else f'./{relative}'
 
 
 # ---- Writing
@@ -503,7 +476,7 @@ def _config_text(
     override = _model_override(model, _classes_of_base(model))
     data, images = _data_section(cfg, train, val, images_per_gpu, masks)
     schedule = _schedule(cfg, images, images_per_gpu, epochs, iters)
-    metainfo = {'classes': _Code('classes'), 'palette': make_palette(len(train.classes))}
+    metainfo = {'classes': Code('classes'), 'palette': make_palette(len(train.classes))}
     base_batch_size = (cfg.get('auto_scale_lr') or {}).get('base_batch_size', 16)
     name = Path(base.rpartition('::')[2]).stem
     parts = [
@@ -519,11 +492,11 @@ def _config_text(
         f'_base_ = {base!r}',
         '',
         "# In the order of 'categories' in the annotation files: MMDetection numbers them by it.",
-        _assign('classes', train.classes),
-        _assign('metainfo', metainfo),
+        assign('classes', train.classes),
+        assign('metainfo', metainfo),
         'num_classes = len(classes)',
         '# Every head counts the classes for itself.',
-        _assign('model', override),
+        assign('model', override),
         '',
         data,
         '',
@@ -531,10 +504,10 @@ def _config_text(
         '',
         f"# The base's learning rate is for {base_batch_size} images a step. It scales by itself\n"
         '# to the images you take: GPUs x images per GPU.',
-        _assign('auto_scale_lr', {'enable': True, 'base_batch_size': base_batch_size}),
+        assign('auto_scale_lr', {'enable': True, 'base_batch_size': base_batch_size}),
         '',
         '# Keeps the last three checkpoints and the best one; the interval is that of validation.',
-        _assign('default_hooks', {'checkpoint': _checkpoint_hook(cfg, schedule, masks)}),
+        assign('default_hooks', {'checkpoint': _checkpoint_hook(cfg, schedule, masks)}),
         '',
     ]
     return '\n'.join(parts), f'{schedule.total} {schedule.unit}'
@@ -549,8 +522,8 @@ def _data_section(
     def values(ann_file: str, img_dir: str) -> dict:
         return {
             'type': 'CocoDataset',
-            'data_root': _Code('data_root'),
-            'metainfo': _Code('metainfo'),
+            'data_root': Code('data_root'),
+            'metainfo': Code('metainfo'),
             'ann_file': ann_file,
             'data_prefix': {'img': img_dir},
         }
@@ -572,12 +545,12 @@ def _data_section(
     )
     lines = [
         '# Relative paths are relative to where training is started.' + note,
-        _assign('data_root', data_root),
+        assign('data_root', data_root),
         '# batch_size is per GPU.',
-        _assign('train_dataloader', {'batch_size': images_per_gpu, 'dataset': train_dataset}),
+        assign('train_dataloader', {'batch_size': images_per_gpu, 'dataset': train_dataset}),
     ]
     val_values = values(val_file, val_dir)
-    val_json = _Code(f'data_root + {val_file!r}')
+    val_json = Code(f'data_root + {val_file!r}')
     for split in ('val', 'test'):
         loader, evaluator = cfg.get(f'{split}_dataloader'), cfg.get(f'{split}_evaluator')
         if not loader or not evaluator:
@@ -592,8 +565,8 @@ def _data_section(
             {'test_mode': True},
         )
         lines += [
-            _assign(f'{split}_dataloader', {'dataset': dataset}),
-            _assign(f'{split}_evaluator', _evaluator_override(evaluator, val_json, masks)),
+            assign(f'{split}_dataloader', {'dataset': dataset}),
+            assign(f'{split}_evaluator', _evaluator_override(evaluator, val_json, masks)),
         ]
     skips_empty = filter_cfg.get('filter_empty_gt', False)
     images = train.images_with_instances if skips_empty else train.images
@@ -613,12 +586,12 @@ def _schedule_section(cfg: dict, schedule: _Schedule, images: int, given: bool) 
         )
     lines = [
         f'# {why}',
-        _assign('train_cfg', {f'max_{unit}': total, 'val_interval': schedule.val_interval}),
+        assign('train_cfg', {f'max_{unit}': total, 'val_interval': schedule.val_interval}),
     ]
     if schedule.schedulers and schedule.schedulers != _as_list(cfg['param_scheduler']):
         lines += [
             "# Steps at the same fractions of the training as the base's; warm-up by iterations.",
-            _assign('param_scheduler', schedule.schedulers),
+            assign('param_scheduler', schedule.schedulers),
         ]
     return '\n'.join(lines)
 
@@ -638,52 +611,3 @@ def _checkpoint_hook(cfg: dict, schedule: _Schedule, masks: bool) -> dict:
 
 def _as_list(value: Any) -> list:
     return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def _assign(name: str, value: Any) -> str:
-    return _code(value, f'{name} = ')
-
-
-def _code(value: Any, prefix: str = '', indent: int = 0) -> str:
-    """Return ``prefix`` and the source of ``value`` as ``ruff format`` lays it out."""
-    flat = prefix + _flat(value)
-    if not isinstance(value, (dict, list, tuple)) or indent + len(flat) < LINE_LENGTH:
-        return flat
-    opening, entries, closing = _pieces(value)
-    inner = indent + 4
-    body = ''.join(f'{" " * inner}{_code(v, before, inner)},\n' for before, v in entries)
-    return f'{prefix}{opening}\n{body}{" " * indent}{closing}'
-
-
-def _flat(value: Any) -> str:
-    if isinstance(value, _Code):
-        return value.text
-    if not isinstance(value, (dict, list, tuple)):
-        return repr(value)
-    opening, entries, closing = _pieces(value)
-    inside = ', '.join(before + _flat(v) for before, v in entries)
-    comma = ',' if isinstance(value, tuple) and len(value) == 1 else ''
-    return f'{opening}{inside}{comma}{closing}'
-
-
-def _pieces(value: Union[dict, list, tuple]) -> 'tuple[str, list[tuple[str, Any]], str]':
-    """Return opening bracket, entries as (text before the value, value), and closing bracket."""
-    if isinstance(value, dict):
-        if all(isinstance(k, str) and k.isidentifier() and not keyword.iskeyword(k) for k in value):
-            return 'dict(', [(f'{k}=', v) for k, v in value.items()], ')'
-        return '{', [(f'{k!r}: ', v) for k, v in value.items()], '}'
-    opening, closing = '[]' if isinstance(value, list) else '()'
-    return opening, [('', v) for v in value], closing
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a config so that ``path`` is either the complete, loadable file or as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, for `_base_` and for os.replace.
-    draft = path.with_name(f'{path.stem}_{os.getpid()}_draft.py')
-    try:
-        draft.write_text(text, encoding='utf-8')
-        Config.fromfile(draft)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)

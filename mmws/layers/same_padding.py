@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks.conv2d_adaptive_padding import Conv2dAdaptivePadding
 from torch import Tensor
 
+from mmws.registry import MODELS
+
 from .kinds import ConvKind, Convolution
 from .weight_norm import WeightNormalization
 from .weight_standardization import WeightStandardization
@@ -24,9 +26,11 @@ class SamePaddingKind(ConvKind):
         return super().bind(F.pad(input, pads) if any(pads) else input)
 
 
+@MODELS.register_module()
 class ConvSamePaddingWS2d(WeightStandardization, SamePaddingKind, Conv2dAdaptivePadding):
-    """MMCV's ``Conv2dAdaptivePadding`` with Weight Standardization."""
+    """MMCV's ``Conv2dAdaptivePadding`` with WS, ``type='mmws.ConvSamePaddingWS2d'``."""
 
 
+@MODELS.register_module()
 class ConvSamePaddingWN2d(WeightNormalization, SamePaddingKind, Conv2dAdaptivePadding):
-    """MMCV's ``Conv2dAdaptivePadding`` with Weight Normalization."""
+    """MMCV's ``Conv2dAdaptivePadding`` with WN, ``type='mmws.ConvSamePaddingWN2d'``."""

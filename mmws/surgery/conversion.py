@@ -53,8 +53,8 @@ def convert(
             channel a group); or the registered name of a norm; or a config with such a ``type``.
             ``None`` leaves norms alone.
         inputs: What to run the model with: a tuple of positional arguments, a dict of keyword
-            arguments or a single argument. ``None``: images as MMDetection's detectors,
-            torchvision's detectors or other models take them.
+            arguments or a single argument. ``None``: small random images, which models of images
+            and MMDetection's detectors take.
         inplace: Change ``model`` itself instead of a copy.
 
     Returns:
@@ -150,9 +150,10 @@ def _follow_in_conv_modules(
         if not isinstance(block, ConvModule) or changed.keys().isdisjoint(block.children()):
             continue
         if block.conv in changed:
-            block.conv_cfg = dict(type=type(block.conv), **conv.args)
+            block.conv_cfg = conv.config(block.conv)
         if block.norm in changed:
-            block.norm_cfg = dict(type=type(block.norm), **norm.args)
+            after = block.order.index('norm') > block.order.index('conv')
+            block.norm_cfg = norm.config(block.out_channels if after else block.in_channels)
         # It would fold running statistics into the stored weight.
         block.turn_on_efficient_conv_bn_eval(False)
 
@@ -243,14 +244,14 @@ def _warnings(changed: _Changed, model: nn.Module) -> Iterator[str]:
         ]
         why = f' ({", ".join(stages)})' if stages else ''
         yield (
-            f'{len(frozen)} of the changed convolutions are frozen{why}: load weights that were '
-            'trained in this form, or let them learn'
+            f'{len(frozen)} of the changed convolutions are frozen{why}: right with weights that '
+            'were trained in this form, and with no others'
         )
     for name, module in model.named_modules():
         cfgs = getattr(module, 'init_cfg', None) or []
         for cfg in [cfgs] if isinstance(cfgs, dict) else cfgs:
             if cfg.get('type') == 'Pretrained' and not changed.keys().isdisjoint(module.modules()):
                 yield (
-                    f'{name or "model"}.init_cfg names {cfg.get("checkpoint")}: give it weights '
-                    'that were trained in this form'
+                    f'{name or "model"}.init_cfg loads {cfg.get("checkpoint")}: right if these '
+                    'weights were trained in this form'
                 )

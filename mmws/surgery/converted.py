@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import nn
@@ -53,15 +53,29 @@ def Converted(
     Raises:
         ValueError: if ``conv``, ``norm`` or their arguments are unknown.
     """
-    base = Config(dict(model=copy.deepcopy(model)))
-    cfg = copy.deepcopy(base)
-    cfg.merge_from_dict(dict(model=copy.deepcopy(overrides)))
-    for line in _drop_pretrained(cfg.model, base.model):
+    cfg, dropped = unconverted_config(model, overrides)
+    for line in dropped:
         print_log(f'mmws.Converted: {line}', logger='current', level=logging.WARNING)
-    built = MMENGINE_MODELS.build(cfg.model)
+    built = MMENGINE_MODELS.build(cfg)
     convert(built, conv, norm)
     print_log(f'mmws.Converted:\n{built.conversion_report.summary()}', logger='current')
     return built
+
+
+def unconverted_config(
+    model: dict[str, Any], overrides: dict[str, Any]
+) -> tuple[ConfigDict, list[str]]:
+    """Return the config of the model that :func:`Converted` converts, and what was dropped from it.
+
+    Args:
+        model: Config of the model before.
+        overrides: What :func:`Converted` was given beside ``model``, ``conv`` and ``norm``.
+    """
+    base = Config(dict(model=copy.deepcopy(model)))
+    cfg = copy.deepcopy(base)
+    cfg.merge_from_dict(dict(model=copy.deepcopy(overrides)))
+    dropped = list(_drop_pretrained(cfg.model, base.model))
+    return cfg.model, dropped
 
 
 def _drop_pretrained(cfg: Any, base: Any, path: str = 'model') -> Iterator[str]:

@@ -71,7 +71,7 @@ _METADATA = _words(
 )
 _NORMALIZING = ('batch_norm', 'group_norm', 'layer_norm', 'rms_norm')
 
-_INPUT_SIZES = (64, 256)  # pixels; some models pad or pool too much for the first
+_INPUT_SIZES = (64, 224, 512)  # pixels; the first is too small for some models
 _PART_SIZE = 16  # pixels of the input of a part whose channels may be many
 
 
@@ -124,8 +124,8 @@ def find_feeds(model: nn.Module, inputs: Any = None) -> Feeds:
     Args:
         model: Any model.
         inputs: What to run it with: a tuple of positional arguments, a dict of keyword arguments
-            or a single argument. ``None``: small random images in the form that MMDetection's
-            detectors, torchvision's detectors and other models take, whichever fits.
+            or a single argument. ``None``: small random images :math:`(1, C, H, W)`, to
+            MMDetection's detectors with the data sample they want.
 
     Raises:
         ValueError: if the model cannot be run with ``inputs``.
@@ -315,8 +315,6 @@ def _own_calls(model: nn.Module, part: bool) -> Iterator[Callable[[], Any]]:
     for size in (_PART_SIZE,) if part else _INPUT_SIZES:
         images = conv.weight.new_empty(1, conv.in_channels, *[size] * dims).normal_()
         yield lambda images=images: model(images)
-        if dims == 2 and not part:
-            yield lambda images=images: model([images[0]])
 
 
 def _is_mmdet_detector(model: nn.Module) -> bool:

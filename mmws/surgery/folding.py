@@ -56,6 +56,7 @@ def fold(model: nn.Module, inplace: bool = False) -> nn.Module:
         _become(layer, cls)
     _follow(model, {*layers})
 
+    vars(model).pop('conversion_report', None)
     rest = needing_mmws(model)
     if rest:
         print_log(

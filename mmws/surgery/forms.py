@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmcv.cnn.bricks import wrappers
+from mmcv.cnn.bricks import conv_ws, wrappers
 from mmcv.cnn.bricks.conv2d_adaptive_padding import Conv2dAdaptivePadding
 from mmcv.ops import DeformConv2d as MMCVDeformConv2d
 from mmcv.ops import (
@@ -77,6 +77,8 @@ _BATCH_NORMS = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
     *(SyncBatchNorm, FrozenBatchNorm2d),
 )
+_TIMM_WS = ('StdConv2d', 'StdConv2dSame', 'ScaledStdConv2d', 'ScaledStdConv2dSame')
+_TIMM_NORM_ACTS = ('BatchNormAct2d', 'SyncBatchNormAct', 'FrozenBatchNormAct2d')
 # What a subclass may define and still do what its base does.
 _HARMLESS = frozenset({'__init__', '_check_input_dim', 'get_downsample_stride'})
 
@@ -110,6 +112,11 @@ class WeightForm:
             raise ValueError(f'conv={conv!r}: {error}') from error
         return form
 
+    def config(self, layer: nn.Module) -> dict[str, Any]:
+        """Return what builds a layer like ``layer``, one of this form."""
+        names = [name for name, cls in MODELS.module_dict.items() if cls is type(layer)]
+        return dict(type=f'mmws.{names[0]}', **self.args)
+
     def _forms(self) -> dict[type[nn.Module], type[nn.Module]]:
         return {plain_class(layer): layer for layer in _WEIGHT_FUNCTIONS[self.name]}
 
@@ -119,17 +126,16 @@ class WeightForm:
 
     def _form_of(self, module: nn.Module) -> type[nn.Module] | None:
         """Return the layer that ``module`` is to be, ``None`` if there is none."""
-        cls, same = type(module), _SAME_AS
-        timm_same = _timm('Conv2dSame')
-        if timm_same is not None:
-            same = {**_SAME_AS, timm_same: Conv2dAdaptivePadding}
-        base = _base_among(cls, (*_PLAIN_CONVS, *same))
+        same = {**_SAME_AS, **dict.fromkeys(_timm('Conv2dSame'), Conv2dAdaptivePadding)}
+        base = _base_among(type(module), (*_PLAIN_CONVS, *same))
         return self._forms().get(same.get(base, base))
 
     def why_not(self, module: nn.Module) -> str | None:
         """Return why ``module`` cannot have the weight function, ``None`` if it can."""
         if isinstance(module, WeightFunctionMixin):
             return 'has a weight function already'
+        if isinstance(module, (conv_ws.ConvWS2d, conv_ws.ConvAWS2d, *_timm(*_TIMM_WS))):
+            return 'standardizes its weight already'
         if self._form_of(module) is None:
             return f'there is no {self.name} form of this class'
         weight = module._parameters.get('weight')
@@ -187,7 +193,7 @@ class NormForm:
     @classmethod
     def of(cls, norm: str | dict[str, Any]) -> NormForm:
         form = cls(*_resolve('norm', norm))
-        layer = MODELS.get(form._config(32)['type'])
+        layer = MODELS.get(form.config(32)['type'])
         if not (isinstance(layer, type) and issubclass(layer, nn.Module)):
             raise ValueError(
                 f'norm={form.name!r} is unknown: take one of {", ".join(_NORMS)}, the name '
@@ -199,12 +205,13 @@ class NormForm:
             raise ValueError(f'norm={norm!r}: {error}') from error
         return form
 
-    def _config(self, channels: int) -> dict[str, Any]:
+    def config(self, channels: int) -> dict[str, Any]:
+        """Return what builds a layer of this form for ``channels`` channels."""
         short = _NORMS.get(self.name)
         return {**(short(channels) if short else dict(type=self.name)), **self.args}
 
     def _build(self, channels: int) -> nn.Module:
-        cfg = self._config(channels)
+        cfg = self.config(channels)
         return MODELS.get(cfg.pop('type'))(channels, **cfg)
 
     def why_not(self, module: nn.Module) -> str | None:
@@ -213,9 +220,9 @@ class NormForm:
             return None
         if not _is_batch_norm(module):
             return 'is no batch normalization'
-        if _base_among(type(module), _timm_norm_acts()) is None:
+        if _base_among(type(module), _timm(*_TIMM_NORM_ACTS)) is None:
             return 'batch normalization with a forward of its own'
-        if not issubclass(MODELS.get(self._config(32)['type']), GroupNorm):
+        if not issubclass(MODELS.get(self.config(32)['type']), GroupNorm):
             return 'batch normalization with an activation inside, for which GN alone has a form'
         return None
 
@@ -241,8 +248,10 @@ class NormForm:
         vars(module).update({k: v for k, v in vars(template).items() if k not in internal})
         module._buffers.clear()
         module._parameters.clear()
+        if isinstance(template, BCN):  # has such for its groups besides
+            stored = {f'bn_{name}': value for name, value in stored.items()}
         for name, value in template._parameters.items():
-            kept = stored.get(name.removeprefix('bn_') if isinstance(template, BCN) else name)
+            kept = stored.get(name)
             if kept is not None and value is not None and kept.shape == value.shape:
                 # Frozen forms keep their gains in buffers.
                 value = kept if isinstance(kept, nn.Parameter) else nn.Parameter(kept)
@@ -259,14 +268,10 @@ class NormForm:
         # torchvision's frozen form knows its channels by its gains alone.
         channels = getattr(module, 'num_features', None) or len(module.weight)
         plain = self._build(channels, **({} if affine else dict(affine=False)))
-        if _base_among(type(module), _timm_norm_acts()) is None:
+        if _base_among(type(module), _timm(*_TIMM_NORM_ACTS)) is None:
             return plain
-        return _timm('GroupNormAct')(channels, plain.num_groups, plain.eps, affine)
-
-
-def _timm_norm_acts() -> list[type[nn.Module]]:
-    names = ('BatchNormAct2d', 'SyncBatchNormAct', 'FrozenBatchNormAct2d')
-    return [cls for cls in map(_timm, names) if cls is not None]
+        (with_activation,) = _timm('GroupNormAct')
+        return with_activation(channels, plain.num_groups, plain.eps, affine)
 
 
 def _is_batch_norm(module: nn.Module) -> bool:
@@ -292,10 +297,10 @@ def _is_method(value: Any) -> bool:
     return isinstance(value, (property, staticmethod, classmethod))
 
 
-def _timm(name: str) -> type[nn.Module] | None:
-    """Return a layer of timm's, ``None`` if nobody imported timm: then no model has it."""
+def _timm(*names: str) -> tuple[type[nn.Module], ...]:
+    """Return these layers of timm's; none if nobody imported timm, for then no model has them."""
     timm = sys.modules.get('timm.layers')
-    return getattr(timm, name, None)
+    return tuple(getattr(timm, name) for name in names if hasattr(timm, name))
 
 
 def _resolve(kind: str, what: str | dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -1,0 +1,191 @@
+"""Write the config of a converted detector, with pretrained weights that fit."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+
+from mmws.checkpoints import Published, find_pretrained
+from mmws.compat import read_config
+from mmws.config_code import Code, assign, base_path
+from mmws.files import replacing
+
+from .conversion_report import ConversionReport
+from .forms import NormForm, WeightForm
+
+
+@dataclass(frozen=True)
+class ConvertedConfig:
+    """A config that was written.
+
+    Attributes:
+        path: The file.
+        report: What the conversion of its model changes.
+        pretrained: Names of the published weights that its backbones start from.
+        from_scratch: Where in ``model`` the backbones are for which there are none, such as
+            ``backbone``.
+    """
+
+    path: Path
+    report: ConversionReport
+    pretrained: list[str]
+    from_scratch: list[str]
+
+
+def convert_config(
+    base: str | Path,
+    out: str | Path,
+    conv: str | None = 'WS',
+    norm: str | None = 'GN',
+    force: bool = False,
+) -> ConvertedConfig:
+    """Write a config that inherits from ``base`` and converts its model.
+
+    Its backbone starts from the published weights for such layers, with the image normalization
+    that these were trained with. Where there are none, it starts from scratch with no stage
+    frozen. The model is built and converted once before the file is written.
+
+    Args:
+        base: Config of the model before, a path or ``mmdet::folder/name.py``.
+        out: File to write.
+        conv: A name that :func:`mmws.convert` takes, or ``None``.
+        norm: A name that :func:`mmws.convert` takes, or ``None``.
+        force: Overwrite ``out``.
+
+    Raises:
+        FileNotFoundError: if the base config is missing.
+        FileExistsError: if ``out`` exists and ``force`` is not set.
+        ValueError: if a name is unknown, or no model of the base can be built. Nothing is written.
+    """
+    out = Path(out)
+    if out.suffix != '.py':
+        raise ValueError(f'{out}: a config is a .py file')
+    if out.exists() and not force:
+        raise FileExistsError(f'{out} exists: give --force to overwrite it, or another file')
+    names = conv and WeightForm.of(conv).name, norm and NormForm.of(norm).name
+    cfg = read_config(base, name='base config')
+    if not isinstance(cfg.get('model'), dict):
+        raise ValueError(f'base config {base} has no model: take a complete training config')
+    found = {
+        path: find_pretrained(backbone, *names) if all(names) else None
+        for path, backbone in _backbones(cfg.model)
+    }
+    with replacing(out) as draft:
+        draft.write_text(_config_text(cfg, base, out, conv, norm, found), encoding='utf-8')
+        report = _build(Config.fromfile(draft), base)
+    return ConvertedConfig(
+        out,
+        report,
+        pretrained=[published.checkpoint for published in found.values() if published],
+        from_scratch=['.'.join(path) for path, published in found.items() if not published],
+    )
+
+
+def _backbones(cfg: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict]]:
+    """Yield where backbones are in the config of a model, and their configs."""
+    if isinstance(cfg, dict):
+        for key, value in cfg.items():
+            if key == 'backbone' and isinstance(value, dict):
+                yield (*path, key), value
+            else:
+                yield from _backbones(value, (*path, key))
+
+
+def _build(cfg: Config, base: str | Path) -> ConversionReport:
+    try:
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'):
+            return MODELS.build(cfg.model).conversion_report
+    except Exception as error:  # of any model of anybody's
+        reason = f'{type(error).__name__}: {error}'
+        raise ValueError(f'the model of base config {base} cannot be built: {reason}') from error
+
+
+def _config_text(
+    cfg: Config,
+    base: str | Path,
+    out: Path,
+    conv: str | None,
+    norm: str | None,
+    found: dict[tuple[str, ...], Published | None],
+) -> str:
+    source = base_path(base, out)
+    options = [f'--{k} {v or "none"}' for k, v in (('conv', conv), ('norm', norm))]
+    command = ' '.join([shlex.quote(str(base)), shlex.quote(str(out)), *options])
+    model = {
+        'type': 'mmws.Converted',
+        'model': Code('{{_base_.model}}'),
+        'conv': conv,
+        'norm': norm,
+    }
+    notes = []
+    for path, published in found.items():
+        where, backbone = _follow(model, path), _follow(cfg.model, path)
+        where.update(_start(backbone, published))
+        owner = cfg.model if len(path) == 1 else {}
+        preprocessor = owner.get('data_preprocessor') or {}
+        if published is None:
+            notes.append(
+                f'# No weights are published for {".".join(path)} with these layers: it learns\n'
+                '# from scratch, which takes a longer schedule.'
+            )
+        elif 'mean' in preprocessor:
+            other = {
+                k: v for k, v in published.data_preprocessor.items() if v != preprocessor.get(k)
+            }
+            model.update({'data_preprocessor': other} if other else {})
+    lines = [
+        f'"""{Path(source.rpartition("::")[2]).stem} with {_words(conv, norm)}.',
+        '',
+        'Made by',
+        '',
+        f'    python tools/convert_config.py {command}',
+        '"""',
+        '',
+        f'_base_ = {source!r}',
+        '',
+        *notes,
+        assign('model', model),
+        '',
+    ]
+    if conv is not None and WeightForm.of(conv).name == 'WN':
+        hook = {'type': 'mmws.WeightNormInitHook'}
+        others = [Code('*_base_.custom_hooks')] if cfg.get('custom_hooks') else []
+        lines += [
+            '# Initialises the layers from the first batch.',
+            assign('custom_hooks', [*others, hook]),
+            '',
+        ]
+    return '\n'.join(lines)
+
+
+def _follow(cfg: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    """Return the dict at ``path``, which is made where it is missing."""
+    for key in path:
+        cfg = cfg.setdefault(key, {})
+    return cfg
+
+
+def _start(backbone: dict[str, Any], published: Published | None) -> dict[str, Any]:
+    """Return the settings of a backbone that have it start rightly."""
+    if published is not None:
+        init_cfg = {'type': 'Pretrained', 'checkpoint': published.checkpoint}
+        return (
+            {'init_cfg': {'_delete_': True, **init_cfg}}
+            if backbone.get('init_cfg')
+            else {'init_cfg': init_cfg}
+        )
+    start: dict[str, Any] = {'init_cfg': None}
+    if backbone.get('frozen_stages', -1) > -1:
+        start['frozen_stages'] = -1
+    return start
+
+
+def _words(conv: str | None, norm: str | None) -> str:
+    words = [f'{conv} convolutions' if conv else '', norm or '']
+    return ' and '.join(word for word in words if word) or 'its own layers'

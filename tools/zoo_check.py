@@ -4,7 +4,7 @@ import argparse
 
 import mmws  # noqa: F401
 from mmws.engine.cli import one_line_errors
-from mmws.zoo_check import check_zoo
+from mmws.zoo_check import check_zoo, write_report
 
 
 def parse_args() -> argparse.Namespace:
@@ -13,6 +13,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('configs', nargs='*', help='names below .mim/configs (default: all)')
     parser.add_argument('--out', default='work_dirs/zoo_check', help='folder of the results')
+    parser.add_argument(
+        '--report',
+        metavar='FILE.md',
+        help='write the results in OUT as a table, and check nothing',
+    )
     parser.add_argument('--workers', type=int, default=2, help='processes of one thread each')
     parser.add_argument('--seconds', type=float, default=300, help='time limit of a config')
     parser.add_argument('--gigabytes', type=float, default=8, help='memory limit of a process')
@@ -21,6 +26,11 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    if args.report:
+        with one_line_errors():
+            write_report(args.out, args.report, f'python tools/zoo_check.py --out {args.out}')
+        print(f'wrote {args.report}')
+        return
     with one_line_errors():
         results = check_zoo(
             args.out,

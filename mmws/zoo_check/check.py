@@ -20,7 +20,7 @@ FOLD_TOLERANCE = 1e-4
 # Weights to download, and images of random size.
 _DROPPED = ('pretrained', 'batch_augments', 'teacher_ckpt')
 # Numbers of proposals, sampled RoIs and detections: nothing but time.
-_LIMITS = {'nms_pre': 64, 'max_per_img': 16, 'num': 16, 'max_num': 16}
+_LIMITS = {'nms_pre': 64, 'max_per_img': 8, 'num': 8, 'max_num': 8}
 
 
 def check_model(cfg: Config) -> Iterator[dict[str, Any]]:

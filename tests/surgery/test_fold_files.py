@@ -126,6 +126,25 @@ def test_predictions_without_mmws_are_those_with_it(files, tmp_path):
     assert areas == expected.masks.sum((1, 2)).tolist()
 
 
+@pytest.mark.parametrize(
+    'base', ['retinanet/retinanet_r18_fpn_1x_coco.py', 'yolox/yolox_s_8xb8-300e_coco.py']
+)
+def test_a_converted_model_gets_a_plain_config(tmp_path, base):
+    # Bug: the config of the model before, with BN, is taken for that of the model with GN; norms
+    # that the config leaves to a default (YOLOX) stay BN.
+    text = f"""
+_base_ = 'mmdet::{base}'
+model = dict(type='mmws.Converted', model={{{{_base_.model}}}}, conv='WS', norm='GN')
+"""
+    files = make(tmp_path, text)
+    written = fold_files(*files, tmp_path / 'out')
+    assert written.difference <= 1e-6
+    assert 'mmws' not in written.config.read_text()
+    model = MODELS.build(Config.fromfile(written.config).model)
+    assert not [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    model.load_state_dict(read_checkpoint(written.checkpoint)['state_dict'])
+
+
 def test_a_model_that_no_plain_config_describes_is_refused(tmp_path):
     # Bug: a config that gives another model is written, or a half of the files.
     text = NARROW + "model['backbone']['norm_cfg'] = dict(type='mmws.BCN', num_groups=8)\n"

@@ -1,4 +1,4 @@
-"""Write a config for a data set of one's own, from its COCO annotation files and a base config."""
+"""Write a config for a data set of one's own, from COCO or VOC annotations and a base config."""
 
 import colorsys
 import math
@@ -14,6 +14,7 @@ from mmws.config_code import Code, assign, base_path, is_under, write_config
 
 from .coco_check import CocoReport, check_coco
 from .errors import DataError
+from .voc import convert_voc, has_masks
 
 StrPath = Union[str, Path]
 
@@ -24,6 +25,10 @@ MIN_IMAGES_SEEN = 24_000
 MAX_EPOCHS = 300
 # Evaluating and saving more often costs time and disk and tells nothing new.
 MAX_EVALUATIONS = 12
+
+# What is trained where the user names no base: with masks, and with boxes alone.
+MASK_BASE = 'mmws::mask_rcnn/mask_rcnn_r50_gnws.py'
+BOX_BASE = 'mmws::faster_rcnn/faster_rcnn_r50_gnws.py'
 
 # COCO evaluation stops on these, training does not.
 _FATAL_IN_VAL = ('no_iscrowd', 'bad_masks')
@@ -71,43 +76,117 @@ class NewConfig:
 
 
 def new_config(
-    train_json: StrPath,
-    val_json: StrPath,
+    train_json: Optional[StrPath] = None,
+    val_json: Optional[StrPath] = None,
     img_dirs: Optional[Sequence[StrPath]] = None,
-    base: StrPath = 'configs/mask_rcnn_r50_gnws.py',
+    base: Optional[StrPath] = None,
     images_per_gpu: int = 1,
     out: StrPath = 'configs/my_data.py',
     epochs: Optional[int] = None,
     iters: Optional[int] = None,
     force: bool = False,
+    voc: Optional[StrPath] = None,
+    splits: Sequence[str] = ('train', 'val'),
+    classes: Optional[Sequence[str]] = None,
 ) -> NewConfig:
     """Check a data set and write the config that trains ``base`` on it.
+
+    The data are two COCO files, or a tree in VOC's layout, whose splits
+    :func:`mmws.datasets.voc.convert_voc` converts to COCO files in ``<voc>/annotations``: with
+    masks where ``base`` trains masks, with the boxes of ``Annotations`` otherwise.
 
     Args:
         train_json: COCO instances file to train on.
         val_json: COCO instances file to evaluate on.
         img_dirs: Image folders of train and val, or one for both. ``None``: look near the files.
-        base: Config to inherit from, a path or ``mmdet::folder/name.py``.
+        base: Config to inherit from, a path or ``mmdet::folder/name.py``. ``None``:
+            ``MASK_BASE``, or ``BOX_BASE`` for a VOC tree without masks.
         images_per_gpu: Images per GPU and step.
         out: File to write.
         epochs: Length of the training. ``None``: by :func:`epochs_for`; a base that counts
             iterations keeps its own.
         iters: Length in iterations, for a base that counts them; ``epochs`` excludes it.
         force: Overwrite ``out``.
+        voc: A VOC tree, instead of the COCO files: the folder that holds ``JPEGImages``.
+        splits: The lists of ``voc`` to train and to evaluate on.
+        classes: Class names of ``voc``; the 20 of VOC if ``None``.
 
     Raises:
-        FileNotFoundError: if the base config is missing.
-        FileExistsError: if ``out`` exists and ``force`` is not set.
+        FileNotFoundError: if the base config or the VOC tree is missing.
+        FileExistsError: if ``out`` exists and ``force`` is not set, or a COCO file of another
+            origin is where the VOC tree's would go.
         ValueError: if training on the data would crash or be silently wrong, one line for each
-            reason; or if the base or an argument does not fit. Nothing is written.
+            reason; or if the base or an argument does not fit. No config is written.
     """
     out = Path(out)
-    if out.suffix != '.py':
-        raise ValueError(f'--out {out}: a config is a .py file')
-    if '::' not in str(base) and os.path.realpath(base) == os.path.realpath(out):
-        raise ValueError(f'--base and --out are both {out}: give another --out')
+    _check_arguments(train_json, val_json, img_dirs, base, images_per_gpu, out, epochs, iters, voc)
     if out.exists() and not force:
         raise FileExistsError(f'{out} exists: give --force to overwrite it, or another --out')
+    command = _command(
+        {
+            '--train-json': train_json,
+            '--val-json': val_json,
+            '--img-dirs': img_dirs,
+            '--voc': voc,
+            '--splits': voc and splits,
+            '--classes': classes,
+            '--base': base,
+            '--images-per-gpu': images_per_gpu,
+            '--out': out,
+            '--epochs': epochs,
+            '--iters': iters,
+        }
+    )
+    if base is None:
+        base = MASK_BASE if voc is None or has_masks(voc) else BOX_BASE
+
+    cfg = _load_base(base)
+    masks = _reads_masks(cfg)
+    dirs = list(img_dirs) if img_dirs else [None, None]
+    warnings = []
+    if voc is not None:
+        # Boxes are annotated in more images than masks are; SBD has masks alone.
+        boxes = not masks and Path(voc, 'Annotations').is_dir()
+        reports = convert_voc(voc, splits, classes, boxes)
+        train_json, val_json = (report.path for report in reports)
+        dirs = [report.img_dir for report in reports]
+        warnings += [f'{r.split}: {warning}' for r in reports for warning in r.warnings]
+    train = check_coco(train_json, dirs[0], masks=masks, split='train')
+    val = check_coco(val_json, dirs[-1], masks=masks, split='val')
+    errors, odd = _judge(train, val)
+    errors += _class_errors(train, val) + _rle_errors(cfg, train)
+    if errors:
+        raise DataError(errors)
+    warnings += odd + _comparison_warnings(train, val)
+
+    text, length = _config_text(
+        cfg, base_path(base, out), command, train, val, masks, images_per_gpu, epochs, iters
+    )
+    write_config(out, text)
+    return NewConfig(str(out), train, val, length, warnings)
+
+
+def _check_arguments(
+    train_json: Optional[StrPath],
+    val_json: Optional[StrPath],
+    img_dirs: Optional[Sequence[StrPath]],
+    base: Optional[StrPath],
+    images_per_gpu: int,
+    out: Path,
+    epochs: Optional[int],
+    iters: Optional[int],
+    voc: Optional[StrPath],
+) -> None:
+    """Raise ValueError unless the arguments of :func:`new_config` go together."""
+    files = [train_json, val_json]
+    if files.count(None) == (0 if voc is not None else 2) or files.count(None) == 1:
+        raise ValueError('give --train-json and --val-json, or --voc')
+    if voc is not None and img_dirs:
+        raise ValueError('--img-dirs goes with --train-json: the images of --voc are in its folder')
+    if out.suffix != '.py':
+        raise ValueError(f'--out {out}: a config is a .py file')
+    if base and '::' not in str(base) and os.path.realpath(base) == os.path.realpath(out):
+        raise ValueError(f'--base and --out are both {out}: give another --out')
     for option, value in (
         ('--images-per-gpu', images_per_gpu),
         ('--epochs', epochs),
@@ -117,26 +196,8 @@ def new_config(
             raise ValueError(f'{option} {value}: must be at least 1')
     if epochs and iters:
         raise ValueError('give --epochs or --iters, not both')
-    dirs = list(img_dirs) if img_dirs else [None, None]
-    if len(dirs) > 2:
-        raise ValueError(f'--img-dirs takes one or two folders, got {len(dirs)}')
-
-    cfg = _load_base(base)
-    masks = _reads_masks(cfg)
-    train = check_coco(train_json, dirs[0], masks=masks, split='train')
-    val = check_coco(val_json, dirs[-1], masks=masks, split='val')
-    errors, warnings = _judge(train, val)
-    errors += _class_errors(train, val) + _rle_errors(cfg, train)
-    if errors:
-        raise DataError(errors)
-    warnings += _comparison_warnings(train, val)
-
-    command = _command(train_json, val_json, img_dirs, base, images_per_gpu, out, epochs, iters)
-    text, length = _config_text(
-        cfg, base_path(base, out), command, train, val, masks, images_per_gpu, epochs, iters
-    )
-    write_config(out, text)
-    return NewConfig(str(out), train, val, length, warnings)
+    if img_dirs and len(img_dirs) > 2:
+        raise ValueError(f'--img-dirs takes one or two folders, got {len(img_dirs)}')
 
 
 def epochs_for(images: int, base_epochs: int) -> int:
@@ -432,30 +493,12 @@ def _data_paths(train: CocoReport, val: CocoReport) -> 'tuple[str, list[str]]':
 # ---- Writing
 
 
-def _command(
-    train_json: StrPath,
-    val_json: StrPath,
-    img_dirs: Optional[Sequence[StrPath]],
-    base: StrPath,
-    images_per_gpu: int,
-    out: Path,
-    epochs: Optional[int],
-    iters: Optional[int],
-) -> str:
-    options = {
-        '--train-json': [train_json],
-        '--val-json': [val_json],
-        '--img-dirs': img_dirs,
-        '--base': [base],
-        '--images-per-gpu': [images_per_gpu],
-        '--out': [out],
-        '--epochs': epochs and [epochs],
-        '--iters': iters and [iters],
-    }
+def _command(options: 'dict[str, Any]') -> str:
+    """Return the command line with those options that have a value."""
     lines = [
-        ' '.join([option, *(shlex.quote(str(value)) for value in values)])
+        ' '.join([option, *(shlex.quote(str(value)) for value in _as_list(values))])
         for option, values in options.items()
-        if values
+        if values is not None
     ]
     return ' \\\n        '.join(['python tools/new_config.py', *lines])
 

@@ -8,6 +8,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
@@ -17,6 +18,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_utils
 from tqdm import tqdm
+
+from mmws.files import replacing
 
 from .coco_check import read_image_size
 from .errors import DataError
@@ -253,7 +256,10 @@ def _open_tree(root: Path, classes: 'tuple[str, ...]', boxes: Optional[bool]) ->
         reader = _BoxReader(root, classes)
         return _Tree('boxes', root / 'JPEGImages', root / 'ImageSets' / 'Main', classes, reader)
     if not has_masks(root):
-        raise FileNotFoundError(f'{root} has no SegmentationObject: masks need it')
+        raise FileNotFoundError(
+            f'{root} has no SegmentationObject, which masks are read from: for boxes alone take '
+            '--boxes, or a --base without a mask head'
+        )
     lists = root / 'ImageSets' / 'Segmentation'
     return _Tree('instances', root / 'JPEGImages', lists, classes, _MaskReader(root, classes))
 
@@ -642,15 +648,7 @@ def _require_replaceable(path: Path) -> None:
 
 def _write_all(contents: 'dict[str, dict]') -> None:
     """Write JSON files, each complete or not at all, and none before all are on the disk."""
-    drafts = {}
-    try:
+    with ExitStack() as stack:
         for path, data in contents.items():
-            os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-            drafts[path] = f'{path}.{os.getpid()}.draft'
-            with open(drafts[path], 'w', encoding='utf-8') as file:
-                json.dump(data, file)
-        for path, draft in drafts.items():
-            os.replace(draft, path)
-    finally:
-        for draft in drafts.values():
-            Path(draft).unlink(missing_ok=True)
+            draft = stack.enter_context(replacing(Path(path)))
+            draft.write_text(json.dumps(data), encoding='utf-8')

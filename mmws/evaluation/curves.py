@@ -1,10 +1,11 @@
 """Precision over recall, as a picture."""
 
-import os
 from pathlib import Path
 from typing import Union
 
 import numpy as np
+
+from mmws.files import replacing
 
 from .coco_eval import CocoResult
 
@@ -37,11 +38,5 @@ def draw_pr_curves(results: 'dict[str, CocoResult]', path: Union[str, Path]) -> 
         axis.set(title=name, xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02))
         axis.grid(alpha=0.3)
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f'{path.stem}.{os.getpid()}.draft{path.suffix}')
-    try:
+    with replacing(Path(path)) as draft:
         figure.savefig(draft)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)

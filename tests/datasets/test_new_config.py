@@ -10,7 +10,10 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
-from mmws.datasets.new_config import epochs_for, make_palette, new_config
+from mmws.datasets.digits import CLASSES as CLASSES_OF_DIGITS
+from mmws.datasets.digits import generate_digits
+from mmws.datasets.errors import DataError
+from mmws.datasets.new_config import BOX_BASE, epochs_for, make_palette, new_config
 
 ROOT = Path(__file__).parents[2]
 MASK_RCNN = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_2x_coco.py'
@@ -499,3 +502,92 @@ def test_a_config_is_not_its_own_base(tmp_path):
     with pytest.raises(ValueError, match='--base and --out are both'):
         new_config('train.json', 'val.json', base=path, out=path, force=True)
     assert path.read_text() == 'model = None\n'
+
+
+# ---- Data in VOC's layout
+
+
+@pytest.fixture(scope='module')
+def voc_tree(tmp_path_factory):
+    pytest.importorskip('sklearn')
+    return generate_digits(
+        tmp_path_factory.mktemp('voc') / 'digits',
+        num_train=4, num_val=2, voc=True, image_size=(96, 96), digit_size=(28, 48),
+    ) / 'VOCdevkit' / 'VOC2012'  # fmt: skip
+
+
+@pytest.fixture
+def tree(voc_tree, tmp_path, monkeypatch):
+    """Return a copy of the tree, relative to the working directory."""
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copytree(voc_tree, 'VOC2012'))
+
+
+def drop_masks(tree):
+    for folder in ('SegmentationObject', 'SegmentationClass', 'ImageSets/Segmentation'):
+        shutil.rmtree(tree / folder)
+
+
+def test_voc_masks(tree, mask_rcnn):
+    written = new_config(voc=tree, classes=CLASSES_OF_DIGITS, base=mask_rcnn, out='c.py')
+    cfg = load(written)
+    dataset = cfg.train_dataloader.dataset
+    assert dataset.data_root == 'VOC2012/'
+    assert dataset.ann_file == 'annotations/instances_train.json'
+    assert cfg.val_evaluator.ann_file == 'VOC2012/annotations/instances_val.json'
+    assert dataset.data_prefix.img == 'JPEGImages'
+    assert cfg.model.roi_head.mask_head.num_classes == 10
+    header = Path('c.py').read_text().partition('_base_')[0]
+    assert '--voc VOC2012' in header
+    assert '--classes 0 1 2' in header
+    assert written.train.instances > 4
+
+
+def test_voc_boxes_alone_train_faster_rcnn(tree):
+    # Bug: a mask head that waits for masks which the data do not have.
+    drop_masks(tree)
+    written = new_config(voc=tree, classes=CLASSES_OF_DIGITS, out='c.py')
+    cfg = load(written)
+    assert 'mask_head' not in cfg.model.roi_head
+    assert cfg.train_dataloader.dataset.ann_file == 'annotations/boxes_train.json'
+    assert cfg.val_evaluator.metric in ('bbox', ['bbox'])
+    assert f'_base_ = {BOX_BASE!r}' in Path('c.py').read_text()
+
+
+def test_voc_boxes_for_a_base_without_masks(tree):
+    # Bug: the fewer images with masks, though the base needs boxes only.
+    written = new_config(voc=tree, classes=CLASSES_OF_DIGITS, base=RETINANET, out='c.py')
+    assert Path(written.train.path).name == 'boxes_train.json'
+
+
+def test_voc_without_masks_does_not_suit_a_mask_head(tree, mask_rcnn):
+    drop_masks(tree)
+    with pytest.raises(FileNotFoundError, match=r'no SegmentationObject.* without a mask head'):
+        new_config(voc=tree, classes=CLASSES_OF_DIGITS, base=mask_rcnn, out='c.py')
+    assert not Path('c.py').exists()
+
+
+def test_a_broken_voc_tree_is_told_by_file(tree, mask_rcnn):
+    for name in ('train_000001', 'val_000001'):
+        (tree / 'SegmentationObject' / f'{name}.png').write_bytes(b'')
+    with pytest.raises(DataError) as caught:
+        new_config(voc=tree, classes=CLASSES_OF_DIGITS, base=mask_rcnn, out='c.py')
+    assert len(caught.value.lines) == 2
+    assert not Path('c.py').exists()
+    assert not (tree / 'annotations').exists()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({}, 'give --train-json and --val-json, or --voc'),
+        ({'train_json': 'a.json'}, 'give --train-json and --val-json, or --voc'),
+        ({'voc': '.', 'val_json': 'a.json'}, 'give --train-json and --val-json, or --voc'),
+        ({'voc': '.', 'img_dirs': ['a']}, '--img-dirs goes with --train-json'),
+        ({'voc': '.'}, 'has neither JPEGImages'),
+    ],
+)
+def test_one_kind_of_data_is_wanted(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        new_config(**arguments, out='c.py')

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from mmws.compat import read_checkpoint
-from mmws.datasets.digits import DigitsConfig, generate_digits
+from mmws.datasets.digits import CLASSES, DigitsConfig, generate_digits
+from mmws.datasets.new_config import new_config
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -210,3 +211,30 @@ def test_the_launcher_finds_a_mistake_before_it_starts_processes(config, tmp_pat
     options = [config, 'gone.pth', 2]
     output = run(ROOT / 'tools' / 'dist_test.sh', *options, '--work-dir', tmp_path, code=1)
     assert 'gone.pth does not exist' in error_line(output)
+
+
+def test_data_in_voc_layout_from_tree_to_scores(tmp_path):
+    # Bug: a command of the chain writes what the next one does not find or cannot read.
+    size = {'image_size': (128, 128), 'digit_size': (28, 64)}
+    generate_digits(tmp_path / 'digits', num_train=4, num_val=2, voc=True, **size)
+    config = tmp_path / 'mine.py'
+    new_config(
+        voc=tmp_path / 'digits' / 'VOCdevkit' / 'VOC2012',
+        classes=CLASSES,
+        base=ROOT / 'configs' / 'mask_rcnn_r18_gnws_narrow.py',
+        iters=2,
+        out=config,
+    )
+    loaders = [
+        f'{split}_dataloader.{key}'
+        for split in ('train', 'val')
+        for key in ('num_workers=0', 'persistent_workers=False')
+    ]
+    python(
+        'train.py', config, '--work-dir', tmp_path / 'work', '--cfg-options', *loaders,
+        'val_evaluator.type=mmws.VOCMetric', 'default_hooks.checkpoint.save_best=voc/segm_mAP',
+    )  # fmt: skip
+    (scalars,) = (tmp_path / 'work').glob('*/vis_data/scalars.json')
+    assert {'voc/bbox_mAP', 'voc/bbox_AP50_11point', 'voc/segm_APr70'} <= json.loads(
+        scalars.read_text().splitlines()[-1]
+    ).keys()

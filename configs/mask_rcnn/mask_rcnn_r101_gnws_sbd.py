@@ -1,0 +1,14 @@
+"""Mask R-CNN R101-FPN, GN+WS; SBD, 2 images per GPU."""
+
+_base_ = [
+    '../_base_/models/mask_rcnn_gnws.py',
+    '../_base_/backbones/r101_gnws.py',
+    '../_base_/datasets/sbd_instance.py',
+    '../_base_/schedules/schedule_2x.py',
+    '../_base_/default_runtime.py',
+]
+
+model = dict(
+    roi_head=dict(bbox_head=dict(num_classes=20), mask_head=dict(num_classes=20)),
+    **_base_.backbone_settings,
+)

@@ -1,0 +1,124 @@
+"""The wheel, installed away from the checkout, has all that a training needs."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from mmws.compat import read_checkpoint
+from mmws.datasets.digits import DigitsConfig, generate_digits
+
+ROOT = Path(__file__).parents[1]
+SOURCES = (
+    'LICENSE', 'MANIFEST.in', 'README.md', 'configs', 'mmws', 'model-index.yml', 'pyproject.toml',
+    'setup.cfg', 'tests', 'tools',
+)  # fmt: skip
+# `mask_rcnn_r50_gnws.py` for ten classes, narrow, on small images.
+CONFIG = """
+_base_ = 'mmws::mask_rcnn/mask_rcnn_r50_gnws_1img.py'
+
+width = 32
+model = dict(
+    backbone=dict(base_channels=width, init_cfg=None),
+    neck=dict(in_channels=[128, 256, 512, 1024], out_channels=width),
+    rpn_head=dict(in_channels=width, feat_channels=width),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=width),
+        bbox_head=dict(in_channels=width, conv_out_channels=width, num_classes=10),
+        mask_roi_extractor=dict(out_channels=width),
+        mask_head=dict(in_channels=width, conv_out_channels=width, num_classes=10),
+    ),
+    train_cfg=dict(rpn_proposal=dict(max_per_img=20), rcnn=dict(sampler=dict(num=16))),
+)
+data = dict(
+    data_root='digits/',
+    metainfo=dict(classes=tuple('0123456789')),
+)
+train_dataloader = dict(
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(
+        ann_file='annotations/instances_train.json', data_prefix=dict(img='train/'), **data
+    ),
+)
+val_dataloader = val_evaluator = val_cfg = None
+test_dataloader = test_evaluator = test_cfg = None
+train_cfg = dict(max_epochs=1)
+"""
+
+
+def run(*command, cwd: Path, **env) -> str:
+    result = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=cwd,
+        env={**{k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-3000:]
+    return result.stdout
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    """Built from what a clean clone has, so that nothing is left in the checkout."""
+    folder = tmp_path_factory.mktemp('wheel')
+    clone = folder / 'clone'
+    for name in SOURCES:
+        source, target = ROOT / name, clone / name
+        clone.mkdir(exist_ok=True)
+        if source.is_dir():
+            ignored = shutil.ignore_patterns('__pycache__', '*.egg-info')
+            shutil.copytree(source, target, symlinks=True, ignore=ignored)
+        else:
+            shutil.copy(source, target)
+    run(
+        '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation', '--wheel-dir', folder,
+        clone, cwd=folder,
+    )  # fmt: skip
+    (path,) = folder.glob('*.whl')
+    return path
+
+
+def test_the_wheel_has_the_configs_and_the_tools_and_no_tests(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    inside = {name.removeprefix('mmws/.mim/') for name in names if name.startswith('mmws/.mim/')}
+    expected = {'model-index.yml'}
+    for folder, suffixes in (('configs', ('.py', '.yml')), ('tools', ('.py', '.sh'))):
+        expected |= {
+            str(path.relative_to(ROOT))
+            for path in (ROOT / folder).rglob('*')
+            if path.suffix in suffixes
+        }
+    assert inside == expected
+    assert {name.split('/')[0] for name in names} == {
+        'mmws',
+        f'{wheel.stem.split("-py3")[0]}.dist-info',
+    }
+
+
+def test_the_wheel_trains_a_step_from_its_own_config(wheel, tmp_path):
+    # Bug: `mmws::` works in a checkout alone.
+    site = tmp_path / 'site'
+    run('-m', 'pip', 'install', '--quiet', '--no-deps', '--target', site, wheel, cwd=tmp_path)
+    generate_digits(
+        tmp_path / 'digits',
+        DigitsConfig(num_train=1, num_val=1, image_size=(128, 128), digit_size=(28, 64)),
+    )
+    (tmp_path / 'mine.py').write_text(CONFIG)
+    env = {'PYTHONPATH': str(site), 'OMP_NUM_THREADS': '1'}
+    where = run('-c', 'import mmws; print(mmws.__file__)', cwd=tmp_path, **env)
+    assert where.strip().startswith(str(site))
+    small = 'train_dataloader.dataset.pipeline.2.scale=(128,128)'
+    run(
+        site / 'mmws/.mim/tools/train.py', 'mine.py', '--work-dir', 'work', '--cfg-options', small,
+        cwd=tmp_path, **env,
+    )  # fmt: skip
+    assert read_checkpoint(tmp_path / 'work' / 'epoch_1.pth')['meta']['iter'] == 1

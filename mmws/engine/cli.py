@@ -64,6 +64,9 @@ def parse_test_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--work-dir', help='where the metrics go')
     parser.add_argument('--out', help='write the predictions to this .pkl file')
+    parser.add_argument(
+        '--tta', action='store_true', help='see every image mirrored too, and merge the boxes'
+    )
     parser.add_argument('--show', action='store_true', help='show the predictions in a window')
     parser.add_argument('--show-dir', help='draw the predictions into this folder of the work dir')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds a window stays')
@@ -96,6 +99,7 @@ def prepare_test(args: argparse.Namespace) -> Config:
         work_dir=args.work_dir,
         cfg_options=args.cfg_options,
         launcher=args.launcher,
+        tta=args.tta,
     )
     if args.show or args.show_dir:
         from mmdet.engine.hooks.utils import trigger_visualization_hook

@@ -16,6 +16,7 @@ from mmws.datasets.preflight import check_data
 
 from .cfg_options import warn_about_typos
 from .distributed import check_launcher, finish_distributed, local_rank_zero, prepare_distributed
+from .tta import enable_tta
 
 StrPath = Union[str, Path]
 
@@ -53,6 +54,7 @@ def prepare(
     resume: Optional[str] = None,
     cfg_options: Optional[dict] = None,
     launcher: str = 'none',
+    tta: bool = False,
 ) -> Config:
     """Make the config of one run and check all that can be checked before it.
 
@@ -67,6 +69,7 @@ def prepare(
             checkpoint's path. The optimizer goes on with the learning rate of that checkpoint.
         cfg_options: As for :func:`load_config`.
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+        tta: Test with :func:`mmws.engine.tta.enable_tta`.
 
     Raises:
         FileNotFoundError: if the config or a checkpoint is missing.
@@ -109,6 +112,8 @@ def prepare(
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f'train_dataloader.batch_size must be at least 1, got {batch_size!r}')
     check_data(cfg, splits=('train', 'val') if checkpoint is None else ('test',))
+    if tta:
+        enable_tta(cfg)
     os.makedirs(cfg.work_dir, exist_ok=True)
     return cfg
 

@@ -1,0 +1,43 @@
+"""Test-time augmentation, as MMDetection's ``tools/test.py --tta`` does it."""
+
+import copy
+
+from mmengine.config import Config
+
+# What MMDetection takes where a config says nothing of its own.
+_MODEL = dict(
+    type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+)
+_NEEDED_META = ('ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+
+
+def enable_tta(cfg: Config) -> None:
+    """Change a config so that each test image is also seen mirrored, and the boxes are merged.
+
+    ``tta_model`` and ``tta_pipeline`` of the config are used if it has them.
+
+    Args:
+        cfg: Changed in place: ``model`` and the pipeline of ``test_dataloader``.
+
+    Raises:
+        ValueError: if the model predicts masks, which MMDetection cannot merge.
+    """
+    roi_head = cfg.model.get('roi_head') or {}
+    if any(part.get('mask_head') for part in (cfg.model, roi_head)):
+        raise ValueError(
+            '--tta: MMDetection merges boxes only, and the model of the config predicts masks'
+        )
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    dataset.pipeline = cfg.get('tta_pipeline') or _mirrored(dataset.pipeline)
+    cfg.model = dict(copy.deepcopy(cfg.get('tta_model') or _MODEL), module=cfg.model)
+
+
+def _mirrored(pipeline: 'list[dict]') -> 'list[dict]':
+    *before, pack = pipeline
+    # Without keys of its own it packs what is needed.
+    keys = pack.get('meta_keys') or ('img_id', 'img_path')
+    pack = dict(pack, meta_keys=tuple(dict.fromkeys([*keys, *_NEEDED_META])))
+    flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
+    return [*before, dict(type='TestTimeAug', transforms=[flips, [pack]])]

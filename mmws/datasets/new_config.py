@@ -411,8 +411,18 @@ def _filter_and_repeats(dataset: dict) -> 'tuple[dict, int]':
     return {'filter_empty_gt': True}, times
 
 
-def _evaluator_override(evaluator: Any, ann_file: Code, masks: bool) -> dict:
+def _coco_prefix(evaluator: Any) -> Optional[str]:
+    """Return what a metric that reads COCO files puts before its numbers; ``None`` for others."""
     if _is_a(evaluator, 'CocoMetric'):
+        return evaluator.get('prefix') or 'coco'
+    # MMDetection's metric of this name reads no annotation file.
+    if _is_a(evaluator, 'VOCMetric') and evaluator['type'].startswith('mmws.'):
+        return evaluator.get('prefix') or 'voc'
+    return None
+
+
+def _evaluator_override(evaluator: Any, ann_file: Code, masks: bool) -> dict:
+    if _coco_prefix(evaluator) is not None:
         return {'ann_file': ann_file}
     metric = ['bbox', 'segm'] if masks else ['bbox']
     return {'_delete_': True, 'type': 'CocoMetric', 'metric': metric, 'ann_file': ann_file}
@@ -641,14 +651,14 @@ def _schedule_section(cfg: dict, schedule: _Schedule, images: int, given: bool) 
 
 def _checkpoint_hook(cfg: dict, schedule: _Schedule, masks: bool) -> dict:
     evaluator = cfg['val_evaluator']
-    prefix, metrics = 'coco', ['segm'] if masks else ['bbox']
-    if _is_a(evaluator, 'CocoMetric'):
-        prefix, metrics = evaluator.get('prefix') or prefix, _as_list(evaluator['metric'])
+    prefix, metrics = _coco_prefix(evaluator), ['segm'] if masks else ['bbox']
+    if prefix is not None:
+        metrics = _as_list(evaluator['metric'])
     best = 'segm' if 'segm' in metrics else 'bbox'
     return {
         'interval': schedule.val_interval,
         'max_keep_ckpts': 3,
-        'save_best': f'{prefix}/{best}_mAP',
+        'save_best': f'{prefix or "coco"}/{best}_mAP',
     }
 
 

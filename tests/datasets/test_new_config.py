@@ -543,6 +543,15 @@ def test_voc_masks(tree, mask_rcnn):
     assert written.train.instances > 4
 
 
+def test_metrics_of_voc_are_kept(tree):
+    # Bugs: VOC's metrics dropped, or the best checkpoint chosen by a name that no metric has.
+    base = 'mmws::mask_rcnn/mask_rcnn_r50_gnws_voc.py'
+    cfg = load(new_config(voc=tree, classes=CLASSES_OF_DIGITS, base=base, out='c.py'))
+    assert cfg.val_evaluator.type == 'mmws.VOCMetric'
+    assert cfg.val_evaluator.ann_file == 'VOC2012/annotations/instances_val.json'
+    assert cfg.default_hooks.checkpoint.save_best == 'voc/segm_mAP'
+
+
 def test_voc_boxes_alone_train_faster_rcnn(tree):
     # Bug: a mask head that waits for masks which the data do not have.
     drop_masks(tree)

@@ -73,7 +73,7 @@ def convert_config(
     if not isinstance(cfg.get('model'), dict):
         raise ValueError(f'base config {base} has no model: take a complete training config')
     found = {
-        path: find_pretrained(backbone, *names) if all(names) else None
+        path: find_pretrained(backbone, *names) if norm is not None else None
         for path, backbone in _backbones(cfg.model)
     }
     with replacing(out) as draft:

@@ -192,7 +192,8 @@ class NormForm:
 
     @classmethod
     def of(cls, norm: str | dict[str, Any]) -> NormForm:
-        form = cls(*_resolve('norm', norm))
+        name, args = _resolve('norm', norm)
+        form = cls(name.removeprefix('mmws.'), args)
         layer = MODELS.get(form.config(32)['type'])
         if not (isinstance(layer, type) and issubclass(layer, nn.Module)):
             raise ValueError(

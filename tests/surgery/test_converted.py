@@ -1,0 +1,200 @@
+"""`type='mmws.Converted'` in a config: built, trained, resumed and tested as the model itself."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+
+import mmws
+from mmws.compat import read_checkpoint, read_config
+from mmws.datasets.digits import DigitsConfig, generate_digits
+from mmws.engine import evaluate, prepare, train
+from mmws.surgery.convert_config import convert_config
+
+ROOT = Path(__file__).parents[2]
+R50 = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+BN = """
+_base_ = '{root}/configs/mask_rcnn_r18_gnws_digits.py'
+data_root = '{data}/'
+train_dataloader = dict(
+    num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
+test_evaluator = val_evaluator
+bn = dict(conv_cfg=None, norm_cfg=dict(_delete_=True, type='BN'))
+model = dict(
+    backbone=dict(base_channels=8, **bn),
+    neck=dict(in_channels=[8, 16, 32, 64], **bn),
+    roi_head=dict(bbox_head=bn, mask_head=bn),
+    train_cfg=dict(rpn_proposal=dict(max_per_img=20), rcnn=dict(sampler=dict(num=8))),
+    test_cfg=dict(rpn=dict(max_per_img=20), rcnn=dict(max_per_img=5)),
+)
+train_cfg = dict(max_iters=2, val_interval=100)
+default_hooks = dict(checkpoint=dict(interval=2), logger=dict(interval=1))
+"""
+CONVERTED = """
+_base_ = '{base}'
+model = dict({delete}type='mmws.Converted', model={{{{_base_.model}}}}, conv='WS', norm='GN')
+"""
+
+
+def build(cfg):
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        return MODELS.build(cfg.model)
+
+
+def written(folder, text):
+    path = folder / 'child.py'
+    path.write_text(text)
+    return Config.fromfile(path)
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+    """A converted Mask R-CNN on a few digits, `_delete_`-free as in the README."""
+    folder = tmp_path_factory.mktemp('converted')
+    generate_digits(
+        folder / 'digits',
+        DigitsConfig(num_train=4, num_val=2, image_size=(128, 128), digit_size=(28, 64)),
+    )
+    bn = folder / 'bn.py'
+    bn.write_text(BN.format(root=ROOT, data=folder / 'digits'))
+    path = folder / 'converted.py'
+    path.write_text(CONVERTED.format(base=bn, delete=''))
+    return path
+
+
+@pytest.mark.parametrize('delete', ['', '_delete_=True, '])
+def test_builds_the_model_itself(config, delete):
+    # Bug: keys begin with `model.`, or what the base's `model` says beside is refused or lost.
+    path = config.with_name('twin.py')
+    path.write_text(CONVERTED.format(base=config.with_name('bn.py'), delete=delete))
+    model = build(Config.fromfile(path))
+    assert type(model).__name__ == 'MaskRCNN'
+    base = build(Config.fromfile(config.with_name('bn.py')))
+    keys = {re.sub(r'\bgn', 'bn', key) for key in model.state_dict()}
+    assert keys == {k for k in base.state_dict() if 'running' not in k and 'num_b' not in k}
+    assert model.data_preprocessor.mean.tolist() == base.data_preprocessor.mean.tolist()
+    assert len(model.conversion_report.norms) == len(model.conversion_report.convs) > 20
+
+
+def test_later_settings_reach_the_model(config, tmp_path):
+    # Bug: a config on top of a converted one changes what is not built.
+    settings = "dict(roi_head=dict(bbox_head=dict(num_classes=3)), norm='BCN')"
+    cfg = written(tmp_path, f"_base_ = '{config}'\nmodel = {settings}")
+    model = build(cfg)
+    assert model.roi_head.bbox_head.num_classes == 3
+    assert type(model.backbone.bcn1) is mmws.BCN
+
+
+def test_trains_resumes_and_tests(config, tmp_path):
+    train(prepare(config, work_dir=tmp_path))
+    weights = read_checkpoint(tmp_path / 'iter_2.pth')['state_dict']
+    assert 'backbone.gn1.weight' in weights
+    # No step is left, so what comes out is what was loaded. Bug: initialization, or the conversion
+    # itself, comes after the weights and changes them.
+    resumed = train(prepare(config, work_dir=tmp_path, resume='auto')).state_dict()
+    assert resumed.keys() == weights.keys()
+    assert all(torch.equal(resumed[key].cpu(), weights[key]) for key in weights)
+    metrics = evaluate(prepare(config, checkpoint=tmp_path / 'iter_2.pth', work_dir=tmp_path))
+    assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= metrics.keys()
+
+
+# ---- Pretrained weights
+
+GNWS = dict(type='Pretrained', checkpoint='open-mmlab://jhu/resnet50_gn_ws')
+
+
+def test_pretrained_weights_of_the_base_are_dropped_and_nothing_is_frozen(tmp_path):
+    # Bug: BN weights are loaded into GN+WS, or random first stages are frozen.
+    cfg = written(tmp_path, CONVERTED.format(base=R50, delete=''))
+    model = build(cfg)
+    assert 'Pretrained' not in str(model.backbone.init_cfg)
+    assert model.backbone.frozen_stages == -1
+    assert all(p.requires_grad for p in model.parameters())
+    assert cfg.model.model.backbone.init_cfg.checkpoint == 'torchvision://resnet50'  # untouched
+
+
+def test_pretrained_weights_named_beside_are_kept(tmp_path):
+    text = CONVERTED.format(base=R50, delete='')
+    text = text.replace("norm='GN'", f"norm='GN', backbone=dict(init_cfg={GNWS})")
+    model = build(written(tmp_path, text))
+    assert model.backbone.init_cfg == GNWS
+    assert model.backbone.frozen_stages == 1
+
+
+def test_mmdets_inference_finds_the_backbone(tmp_path):
+    # Bug: mmdet.apis.init_detector, which turns off pretrained weights there, stops.
+    cfg = written(tmp_path, CONVERTED.format(base=R50, delete=''))
+    cfg.model.backbone.init_cfg = None
+    assert 'Pretrained' not in str(build(cfg).backbone.init_cfg)
+
+
+@pytest.mark.parametrize(
+    ('base', 'conv', 'expected'),
+    [
+        (R50, 'WS', ['open-mmlab://jhu/resnet50_gn_ws']),
+        (R50, None, ['open-mmlab://detectron/resnet50_gn']),
+        ('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py', 'WN', []),
+    ],
+)
+def test_the_tool_writes_a_config_with_weights_that_fit(base, conv, expected, tmp_path):
+    result = convert_config(base, tmp_path / 'out.py', conv=conv)
+    assert result.pretrained == expected
+    assert result.report.norms
+    cfg = read_config(result.path)
+    model = build(cfg)
+    assert (expected or [None])[0] == dict(model.backbone.init_cfg or {}).get('checkpoint')
+    if conv is None:  # whose weights want Detectron's pixels
+        assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx(
+            [103.53, 116.28, 123.675]
+        )
+    hooks = [hook['type'] for hook in cfg.get('custom_hooks', [])]
+    assert ('mmws.WeightNormInitHook' in hooks) is (conv == 'WN')
+    assert ('YOLOXModeSwitchHook' in hooks) is ('yolox' in base)
+
+
+@pytest.mark.parametrize(
+    ('base', 'out', 'options', 'message'),
+    [
+        ('mmdet::retinanet/none.py', 'out.py', {}, 'base config mmdet::retinanet/none.py'),
+        ('mmdet::_base_/default_runtime.py', 'out.py', {}, 'has no model'),
+        ('broken.py', 'out.py', {}, 'broken.py cannot be built: KeyError'),
+        (R50, 'out.txt', {}, 'a config is a .py file'),
+        (R50, 'there.py', {}, '--force'),
+        (R50, 'out.py', {'conv': 'WSS'}, "conv='WSS' is unknown"),
+    ],
+)
+def test_mistakes_are_named_and_nothing_is_written(
+    base, out, options, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path('there.py').write_text('a = 1')
+    Path('broken.py').write_text("model = dict(type='NoSuchDetector')")
+    with pytest.raises((ValueError, OSError), match=re.escape(message)):
+        convert_config(base, out, **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['broken.py', 'there.py']
+    assert Path('there.py').read_text() == 'a = 1'
+
+
+def test_the_command_line(config, tmp_path):
+    out = tmp_path / 'out.py'
+    tool = ROOT / 'tools' / 'convert_config.py'
+    result = subprocess.run(
+        [sys.executable, tool, config.with_name('bn.py'), out, '--conv', 'none'],
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert 'from scratch: backbone' in result.stdout
+    assert Config.fromfile(out).model.conv is None

@@ -53,7 +53,7 @@ def Converted(
     Raises:
         ValueError: if ``conv``, ``norm`` or their arguments are unknown.
     """
-    cfg, dropped = unconverted_config(model, overrides)
+    cfg, dropped = unconverted_config(dict(model=model, **overrides))
     for line in dropped:
         print_log(f'mmws.Converted: {line}', logger='current', level=logging.WARNING)
     built = MMENGINE_MODELS.build(cfg)
@@ -62,16 +62,14 @@ def Converted(
     return built
 
 
-def unconverted_config(
-    model: dict[str, Any], overrides: dict[str, Any]
-) -> tuple[ConfigDict, list[str]]:
-    """Return the config of the model that :func:`Converted` converts, and what was dropped from it.
+def unconverted_config(config: dict[str, Any]) -> tuple[ConfigDict, list[str]]:
+    """Return the config of the model that is converted, and what was dropped from it, in words.
 
     Args:
-        model: Config of the model before.
-        overrides: What :func:`Converted` was given beside ``model``, ``conv`` and ``norm``.
+        config: A config of :func:`Converted`, with its ``type`` or without.
     """
-    base = Config(dict(model=copy.deepcopy(model)))
+    overrides = {k: v for k, v in config.items() if k not in ('type', 'model', 'conv', 'norm')}
+    base = Config(dict(model=copy.deepcopy(config['model'])))
     cfg = copy.deepcopy(base)
     cfg.merge_from_dict(dict(model=copy.deepcopy(overrides)))
     dropped = list(_drop_pretrained(cfg.model, base.model))

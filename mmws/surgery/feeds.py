@@ -35,7 +35,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 from torchvision.ops import DeformConv2d, FrozenBatchNorm2d
 
-CONVOLUTIONS = (_ConvNd, DeformConv2d, MMCVDeformConv2d, ModulatedDeformConv2d)
+_MMCV_DEFORMABLE = (MMCVDeformConv2d, ModulatedDeformConv2d)
+CONVOLUTIONS = (_ConvNd, DeformConv2d, *_MMCV_DEFORMABLE)
 # Frozen batch normalizations of other libraries are no subclasses of anything.
 _NORMALIZATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm, FrozenBatchNorm2d)
 _FROZEN_NAME = 'FrozenBatchNorm'
@@ -88,12 +89,15 @@ class Feeds:
         norms: For each convolution the normalizations that its output goes into. A normalization
             that is no module is missing here, though the convolution has an entry.
         other_uses: What else was done with its output, in words.
+        odd: The deformable convolutions of MMCV that were given more offsets than they have
+            outputs, as in MMDetection's DyHead: torchvision's operator refuses that.
         reached: The convolutions that ran, or whose place in the structure tells.
         stopped_by: Why the traced run of the whole model ended early; ``None`` if it did not.
     """
 
     norms: dict[nn.Module, list[nn.Module]] = field(default_factory=dict)
     other_uses: dict[nn.Module, set[str]] = field(default_factory=lambda: defaultdict(set))
+    odd: set[nn.Module] = field(default_factory=set)
     reached: set[nn.Module] = field(default_factory=set)
     stopped_by: str | None = None
 
@@ -112,6 +116,8 @@ class Feeds:
             return 'not reached by the traced run (pass inputs that reach it)'
         if conv not in self.norms:
             return 'feeds no normalization'
+        if conv in self.odd:
+            return 'is given more offsets than it has outputs'
         uses = sorted(self.other_uses[conv])
         return f'its output also goes into {", ".join(uses)}' if uses else None
 
@@ -189,6 +195,9 @@ class _Tracer(TorchDispatchMode):
         self.feeds.reached.add(conv)
         if isinstance(output, Tensor):
             self._made_of[output] = frozenset((conv,))
+            given_offsets = isinstance(conv, _MMCV_DEFORMABLE) and len(args) > 1
+            if given_offsets and args[1].shape[2:] != output.shape[2:]:
+                self.feeds.odd.add(conv)
 
     def _before_normalization(self, norm: nn.Module, args: tuple) -> None:
         self._norms_running += 1

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mmws.compat import read_checkpoint, read_config
 from mmws.layers import GroupNorm
 
+from .converted import unconverted_config
 from .folding import fold, needing_mmws, own_arguments, plain_class
 from .trial import compare_outputs
 
@@ -148,10 +149,7 @@ def _model_config(config: ConfigDict) -> ConfigDict:
     """Return the config of the model itself, without a conversion around it."""
     if config['type'] != 'mmws.Converted':
         return config
-    overrides = {k: v for k, v in config.items() if k not in ('type', 'model', 'conv', 'norm')}
-    inner = Config(dict(model=copy.deepcopy(config['model'])))
-    inner.merge_from_dict(dict(model=copy.deepcopy(overrides)))
-    return inner.model
+    return unconverted_config(config)[0]
 
 
 def _is_own(name: Any) -> bool:

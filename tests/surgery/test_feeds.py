@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
+from mmcv.ops import ModulatedDeformConv2d
 from torch import nn
 
 from mmws.surgery.feeds import find_feeds
@@ -138,3 +139,21 @@ def test_inputs_of_ones_own(inputs):
 )
 def test_inputs_have_the_dimensions_of_the_first_convolution(conv, norm, size):
     assert fed(nn.Sequential(nn.Sequential(conv(7, 4, size)), norm(4))) == {'0.0'}
+
+
+class Offsets(nn.Module):
+    """MMDetection's DyHead calls MMCV's deformable convolution with offsets of a finer level."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = ModulatedDeformConv2d(4, 4, 1), nn.GroupNorm(2, 4)
+        self.conv.forward = lambda x, offset, mask: x  # as with MMCV's compiled operator
+
+    def forward(self, x):
+        return self.norm(self.conv(x, x.new_zeros(1, 2, 99, 99), x.new_ones(1, 1, 99, 99)))
+
+
+def test_offsets_of_another_size_than_the_output():
+    # Bug: with MMCV's operator the model runs, and converted, with torchvision's, it stops.
+    model = Offsets()
+    assert find_feeds(model).why_not(model.conv) == 'is given more offsets than it has outputs'

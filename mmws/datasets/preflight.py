@@ -11,6 +11,7 @@ from mmengine.config import Config
 
 from .download import download_hint
 from .errors import DataError
+from .voc import conversion_hint
 
 # Data sets whose images are `data_prefix['img']` joined with `file_name` of the annotation file,
 # and which number their classes in the order of its categories.
@@ -296,7 +297,7 @@ def _missing(path: str, what: str, key: str, wanted: str = '') -> str:
         key: Setting of the config that leads to it.
         wanted: What is wanted of a folder, if not all.
     """
-    hint = download_hint(wanted or path)
+    hint = conversion_hint(path) or download_hint(wanted or path)
     return (
         f'{what} {os.path.abspath(path)} does not exist: '
         f'{f"run `{hint}`" if hint else "put the data there"}, or pass --cfg-options {key}=<path>'

@@ -187,6 +187,26 @@ def has_masks(root: StrPath) -> bool:
     return any(Path(root, folder).is_dir() for folder in ('SegmentationObject', 'inst'))
 
 
+def conversion_hint(path: StrPath) -> Optional[str]:
+    """Return the command that writes an annotation file, if its VOC or SBD tree is there.
+
+    Args:
+        path: Perhaps ``<root>/annotations/{instances,boxes}_<split>.json``, the default output of
+            :func:`convert_voc`.
+    """
+    path = Path(path)
+    root = path.parent.parent
+    kind, _, split = path.stem.partition('_')
+    is_output = path.parent.name == 'annotations' and path.suffix == '.json'
+    if not (is_output and split and kind in ('instances', 'boxes')):
+        return None
+    if not any((root / folder).is_dir() for folder in ('JPEGImages', 'inst')):
+        return None
+    boxes = ' --boxes' if kind == 'boxes' else ''
+    command = 'python tools/dataset_converters/voc_instances.py'
+    return f'{command} {os.path.relpath(root)} --splits {split}{boxes}'
+
+
 def read_class_names(names: Optional[Sequence[str]]) -> 'Optional[tuple[str, ...]]':
     """Return class names from the command line: as given, or from the one file given.
 

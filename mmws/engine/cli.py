@@ -38,7 +38,7 @@ def one_line_errors(
 def parse_train_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """Parse the command line of ``tools/train.py``."""
     parser = argparse.ArgumentParser(description='Train a detector')
-    parser.add_argument('config', help='config file, or mmdet::folder/name.py')
+    parser.add_argument('config', help='config file, mmws::folder/name.py or mmdet::...')
     parser.add_argument('--work-dir', help='where logs and checkpoints go')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument(
@@ -60,7 +60,7 @@ def parse_train_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace
 def parse_test_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """Parse the command line of ``tools/test.py``."""
     parser = argparse.ArgumentParser(description='Evaluate a detector')
-    parser.add_argument('config', help='config file, or mmdet::folder/name.py')
+    parser.add_argument('config', help='config file, mmws::folder/name.py or mmdet::...')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--work-dir', help='where the metrics go')
     parser.add_argument('--out', help='write the predictions to this .pkl file')

@@ -25,7 +25,7 @@ def load_config(config: StrPath, cfg_options: Optional[dict] = None) -> Config:
     """Read a config file and put the command line's overrides into it.
 
     Args:
-        config: Path of the file, or ``mmdet::folder/name.py``.
+        config: Path of the file, ``mmws::folder/name.py`` or ``mmdet::folder/name.py``.
         cfg_options: Dotted keys and their values, as ``--cfg-options`` gives them. A key that
             looks like a typo of an existing one is named in a warning.
 

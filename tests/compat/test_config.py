@@ -1,12 +1,15 @@
 """`mmws::folder/name.py`: inherited by configs, opened by MMEngine and MMDetection."""
 
 import re
+from pathlib import Path
 
 import pytest
+from mmdet.apis import DetInferencer, init_detector
 from mmengine.config import Config
 from mmengine.hub import get_config
 
 from mmws.compat import read_config
+from mmws.layers import ConvWS2d
 
 # Between them, these have every base.
 HEIRS = [
@@ -15,6 +18,9 @@ HEIRS = [
     'faster_rcnn/faster_rcnn_x50_wn_1x',
     'cascade_mask_rcnn/cascade_mask_rcnn_r50_gnws',
     'retinanet/retinanet_r50_gnws',
+    'mask_rcnn/mask_rcnn_r50_gnws_voc',
+    'mask_rcnn/mask_rcnn_r50_gnws_sbd',
+    'faster_rcnn/faster_rcnn_r50_gn_voc',
 ]
 
 
@@ -38,6 +44,21 @@ def test_a_config_inherits_from_mmws(name, tmp_path):
     assert {kind for scope, kind in scopes(used) if scope == 'mmws'} <= {'mmws.WeightNormInitHook'}
 
 
+def test_the_heirs_have_every_base_between_them():
+    folder = Path(__file__).parents[2] / 'configs'
+    used = set()
+    queue = [folder / f'{name}.py' for name in HEIRS]
+    while queue:
+        path = queue.pop()
+        text = path.read_text()
+        bases = re.findall(r"'(\.[^']*\.py)'", text)
+        used.update((path.parent / base).resolve() for base in bases)
+        queue += [path.parent / base for base in bases]
+    kinds = ('datasets', 'schedules', 'norms')
+    missing = {p for kind in kinds for p in (folder / '_base_' / kind).glob('*.py')} - used
+    assert not missing
+
+
 # What MMEngine builds; other keys of a config are its own variables.
 USED = {
     'model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'val_evaluator',
@@ -52,6 +73,19 @@ def test_all_ways_to_open_a_config_agree():
     # The path that MMDetection's `init_detector` and `DetInferencer` take.
     assert Config.fromfile(ours.filename).to_dict() == ours.to_dict()
     assert get_config(f'mmws::{name}').model == ours.model
+
+
+def test_mmdet_opens_a_config():
+    name = 'faster_rcnn/faster_rcnn_r50_gnws_1x.py'
+    cfg = get_config(f'mmws::{name}', pretrained=True)
+    assert 'faster_rcnn_r50_fpn_gn_ws-all_1x' in cfg.model_path
+    detector = init_detector(cfg, device='cpu')
+    assert isinstance(detector.backbone.conv1, ConvWS2d)
+    inferencer = DetInferencer(cfg.filename, device='cpu')
+    assert isinstance(inferencer.model.backbone.conv1, ConvWS2d)
+    # MMDetection's transforms, not MMCV's of the same names.
+    resize = next(t for t in inferencer.pipeline.transforms if type(t).__name__ == 'Resize')
+    assert type(resize).__module__.startswith('mmdet.')
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from mmws.datasets.coco_check import check_coco
 from mmws.datasets.digits import CLASSES, generate_digits
 from mmws.datasets.errors import DataError
 from mmws.datasets.rle import encode_masks
-from mmws.datasets.voc import VOC_CLASSES, VOID, convert_voc
+from mmws.datasets.voc import VOC_CLASSES, VOID, conversion_hint, convert_voc
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'dataset_converters' / 'voc_instances.py'
 SPLITS = ('train', 'val')
@@ -318,6 +318,22 @@ def test_files_of_others_are_not_overwritten(tree):
 def test_a_folder_too_high_is_told(digits):
     with pytest.raises(FileNotFoundError, match=r'did you mean .*VOCdevkit/VOC2012\?'):
         convert_voc(digits)
+
+
+@pytest.mark.parametrize('kind', ['instances', 'boxes'])
+def test_a_missing_annotation_file_leads_to_the_command_that_writes_it(
+    kind, tree, monkeypatch, capsys
+):
+    # Bug: who has the data is told to download them, which finds nothing to do.
+    path = tree / 'annotations' / f'{kind}_val.json'
+    python, script, *arguments = conversion_hint(path).split()
+    assert (python, script) == ('python', str(TOOL.relative_to(TOOL.parents[2])))
+    run_tool(monkeypatch, *arguments, '--classes', *CLASSES)
+    assert path.is_file()
+    # No file of the converter, or not of a tree that is there.
+    assert conversion_hint(tree / 'annotations' / 'other.json') is None
+    assert conversion_hint(tree / 'JPEGImages' / 'instances_val.json') is None
+    assert conversion_hint(tree / 'gone' / 'annotations' / 'instances_val.json') is None
 
 
 def run_tool(monkeypatch, *arguments):

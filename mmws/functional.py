@@ -209,8 +209,12 @@ def is_tracing() -> bool:
     return (compiling is not None and compiling()) or torch.jit.is_tracing()
 
 
-# Of is_grads_batched=True, which is no transform of torch.func.
-_is_batched = getattr(torch._C._functorch, 'is_legacy_batchedtensor', lambda tensor: False)
+_BATCHED = torch._C._dispatch_key_parse('Batched')
+
+
+def _is_batched(grad: Tensor) -> bool:
+    """Whether this is a batch of gradients for ``is_grads_batched=True``."""
+    return torch._C._dispatch_keys(grad).has(_BATCHED)
 
 
 def _transforms_active() -> bool:
@@ -247,7 +251,7 @@ def _rows(tensor: Tensor, like: Tensor) -> Tensor:
     """
     if not like.is_contiguous():
         tensor = tensor.permute(0, *_memory_order(like))
-    return _at_least_float32(tensor.reshape(tensor.shape[0], -1))
+    return _at_least_float32(tensor.reshape(tensor.shape[0], -1)).contiguous()
 
 
 def _unrows(rows: Tensor, like: Tensor) -> Tensor:

@@ -143,6 +143,6 @@ def normalize_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients with respect to ``rows`` and gain; see :mod:`mmws.kernels.operators`."""
     grad_rows, grad_gain = torch.ops.aten._weight_norm_interface_backward(
-        grad.contiguous(), rows.contiguous(), gain[:, None], kept[0][:, None], 0
+        grad, rows, gain[:, None], kept[0][:, None], 0
     )
     return grad_rows, grad_gain[:, 0]

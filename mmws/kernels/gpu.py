@@ -244,7 +244,6 @@ def standardize_backward(
     mask: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients with respect to ``rows``, gain and shift; see :mod:`mmws.kernels.operators`."""
-    grad = grad.contiguous()
     absent = rows.new_empty(0)
     grad_rows = torch.empty_like(rows) if mask[0] else absent
     grad_gain, grad_shift = (v if m else absent for v, m in zip(_vectors(rows, 2), mask[1:]))
@@ -273,7 +272,6 @@ def normalize_backward(
     grad: Tensor, rows: Tensor, gain: Tensor, kept: list[Tensor], mask: list[bool]
 ) -> tuple[Tensor, Tensor]:
     """Gradients with respect to ``rows`` and gain; see :mod:`mmws.kernels.operators`."""
-    grad = grad.contiguous()
     absent = rows.new_empty(0)
     grad_rows = torch.empty_like(rows) if mask[0] else absent
     grad_gain = _vectors(rows, 1)[0] if mask[1] else absent

@@ -183,6 +183,31 @@ def test_difficult_objects_are_those_whose_boxes_overlap_most(tmp_path):
     assert 'border 12 pixels' in report.text()
 
 
+def test_training_ignores_difficult_objects(tmp_path):
+    # Bug: difficult objects learned as objects, or lost, so that they are learned as background.
+    datasets = pytest.importorskip('mmdet.datasets')
+    instances = np.zeros((8, 12), int)
+    instances[1:4, 1:4], instances[1:4, 6:9] = 1, 2
+    objects = [('dog', False, (2, 2, 4, 4)), ('dog', True, (7, 2, 9, 4))]
+    root = write_tree(tmp_path, objects, instances, np.where(instances > 0, 12, 0))
+    report = convert_voc(root)[0]
+    with contextlib.redirect_stdout(io.StringIO()):
+        (sample,) = datasets.CocoDataset(
+            ann_file=report.path,
+            data_prefix={'img': report.img_dir},
+            metainfo={'classes': VOC_CLASSES},
+            pipeline=[
+                {'type': 'mmdet.LoadImageFromFile'},
+                {'type': 'mmdet.LoadAnnotations', 'with_bbox': True, 'with_mask': True},
+                {'type': 'mmdet.PackDetInputs'},
+            ],
+        )
+    learned, ignored = sample['data_samples'].gt_instances, sample['data_samples'].ignored_instances
+    assert learned.labels.tolist() == ignored.labels.tolist() == [VOC_CLASSES.index('dog')]
+    np.testing.assert_array_equal(learned.masks.masks[0], instances == 1)
+    np.testing.assert_array_equal(ignored.masks.masks[0], instances == 2)
+
+
 def test_odd_objects_are_warned_of(tmp_path):
     instances = np.zeros((8, 12), int)
     instances[1:4, 1:4] = 1

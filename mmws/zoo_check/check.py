@@ -88,8 +88,9 @@ def _tiny(value: Any) -> Any:
 
 
 def _is_download(key: str, value: Any) -> bool:
-    pretrained = isinstance(value, dict) and value.get('type') == 'Pretrained'
-    return key in _DROPPED or pretrained
+    if isinstance(value, dict) and (key == 'init_cfg' or value.get('type') == 'Pretrained'):
+        return 'checkpoint' in value
+    return key in _DROPPED
 
 
 def _limited(key: str, value: Any) -> Any:

@@ -89,6 +89,8 @@ class Feeds:
         norms: For each convolution the normalizations that its output goes into. A normalization
             that is no module is missing here, though the convolution has an entry.
         other_uses: What else was done with its output, in words.
+        weight_used_alone: The convolutions whose weight a model takes for a computation of its own,
+            as MMDetection's TOOD does: no layer can stand between the two.
         odd: The deformable convolutions of MMCV that were given more offsets than they have
             outputs, as in MMDetection's DyHead: torchvision's operator refuses that.
         reached: The convolutions that ran, or whose place in the structure tells.
@@ -98,6 +100,7 @@ class Feeds:
     norms: dict[nn.Module, list[nn.Module]] = field(default_factory=dict)
     other_uses: dict[nn.Module, set[str]] = field(default_factory=lambda: defaultdict(set))
     odd: set[nn.Module] = field(default_factory=set)
+    weight_used_alone: set[nn.Module] = field(default_factory=set)
     reached: set[nn.Module] = field(default_factory=set)
     stopped_by: str | None = None
 
@@ -118,6 +121,8 @@ class Feeds:
             return 'feeds no normalization'
         if conv in self.odd:
             return 'is given more offsets than it has outputs'
+        if conv in self.weight_used_alone:
+            return 'its weight is used without it'
         uses = sorted(self.other_uses[conv])
         return f'its output also goes into {", ".join(uses)}' if uses else None
 
@@ -164,11 +169,17 @@ class _Tracer(TorchDispatchMode):
         super().__init__()
         self.feeds = feeds
         self._made_of = WeakTensorKeyDictionary()  # tensor -> the convolutions it is made of
+        self._owners: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # weight -> convolutions
+        self._convs_running = 0
         self._norms_running = 0
         self._handles = []
         for module in model.modules():
             if isinstance(module, CONVOLUTIONS):
-                self._handles.append(module.register_forward_hook(self._after_convolution))
+                self._owners.setdefault(module.weight, []).append(module)
+                self._handles += [
+                    module.register_forward_pre_hook(self._before_convolution),
+                    module.register_forward_hook(self._after_convolution),
+                ]
             elif is_normalization(module):
                 before, after = self._before_normalization, self._after_normalization
                 self._handles += [
@@ -183,7 +194,7 @@ class _Tracer(TorchDispatchMode):
 
     def run(self, call: Callable[[], Any]) -> str | None:
         """Run the model; return in one line why it stopped, ``None`` if it went through."""
-        self._norms_running = 0
+        self._convs_running = self._norms_running = 0
         try:
             for tensor in _tensors(call()):
                 self._use(tensor, "the model's output")
@@ -191,7 +202,11 @@ class _Tracer(TorchDispatchMode):
             return ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
         return None
 
+    def _before_convolution(self, conv: nn.Module, args: tuple) -> None:
+        self._convs_running += 1
+
     def _after_convolution(self, conv: nn.Module, args: tuple, output: Any) -> None:
+        self._convs_running -= 1
         self.feeds.reached.add(conv)
         if isinstance(output, Tensor):
             self._made_of[output] = frozenset((conv,))
@@ -215,9 +230,12 @@ class _Tracer(TorchDispatchMode):
         if self._norms_running:
             return output
         tensors = _tensors((args, kwargs))
+        name = func._schema.name.rpartition('::')[2].rstrip('_')
+        if not self._convs_running and name not in _METADATA:
+            for tensor in tensors:
+                self.feeds.weight_used_alone.update(self._owners.get(tensor, ()))
         convs = frozenset().union(*(self._made_of.get(t, ()) for t in tensors))
         if convs:
-            name = func._schema.name.rpartition('::')[2].rstrip('_')
             if any(word in name for word in _NORMALIZING):  # called as a function
                 for conv in convs:
                     self.feeds.add(conv, None)

@@ -55,6 +55,10 @@ FLOWS = {
     'not used': (lambda m, x: (m.a(x), m.norm(m.b(x)))[1], {'b'}),
     'shape alone used': (lambda m, x: m.norm(y := m.a(x)) + torch.zeros_like(y), {'a'}),
     'several calls, one of them without a norm': (lambda m, x: m.norm(m.a(x)) + m.a(x), set()),
+    'its weight taken by the model': (  # as in MMDetection's TOOD, which never calls the layer
+        lambda m, x: m.norm(F.conv2d(m.b(x), 2 * m.a.weight)) + m.norm(m.a(x)), set()
+    ),
+    'shape of its weight used': (lambda m, x: m.norm(m.a(x)) * len(m.a.weight), {'a'}),
     'a norm that is a function': (lambda m, x: F.layer_norm(m.a(x), x.shape[2:]), {'a'}),
     'instance norm as a function': (lambda m, x: F.instance_norm(m.a(x)), {'a'}),
 }  # fmt: skip

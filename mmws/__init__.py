@@ -62,6 +62,7 @@ _PUBLIC = {
         ),
         'mmws.layers',
     ),
+    'ResNetV2': 'mmws.backbones',
     **dict.fromkeys(('CheckpointMismatchError', 'find_pretrained'), 'mmws.checkpoints'),
     **dict.fromkeys(('CocoMetric', 'VOCMetric'), 'mmws.evaluation'),
     **dict.fromkeys(

@@ -13,7 +13,7 @@ MODELS = Registry(
     'model',
     parent=MMENGINE_MODELS,
     scope='mmws',
-    locations=['mmws.layers', 'mmws.surgery'],
+    locations=['mmws.backbones', 'mmws.layers', 'mmws.surgery'],
 )
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmws', locations=['mmws.engine'])
 METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmws', locations=['mmws.evaluation'])

@@ -1,3 +1,4 @@
+from .conversion import SOURCES, Backbone, convert_checkpoint, convert_weights
 from .guard import (
     CheckpointMismatchError,
     check_normalization,
@@ -11,10 +12,14 @@ __all__ = [
     'BACKBONES',
     'DETECTORS',
     'KEY',
+    'SOURCES',
+    'Backbone',
     'CheckpointMismatchError',
     'Published',
     'check_normalization',
     'check_weights',
+    'convert_checkpoint',
+    'convert_weights',
     'find_pretrained',
     'guard_loading',
     'lookup',

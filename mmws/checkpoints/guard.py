@@ -522,7 +522,8 @@ def _strays(keys: Collection[str], others: Iterable[str]) -> _Strays:
         if absent is None or absent == _parent(key):
             of_layers += 1
         elif absent.rpartition('.')[2].isdigit() and _parent(absent) in with_lists:
-            of_lists += 1
+            inside = key[len(absent) :].split('.')
+            of_lists += not any(part.isdigit() for part in inside)  # else a list of whole stages
     return _Strays(of_lists, of_layers)
 
 

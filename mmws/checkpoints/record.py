@@ -103,19 +103,27 @@ def record(model: nn.Module) -> dict[str, Any]:
         - ``norms``: entries ``norm``, perhaps ``num_groups``, and ``layers``,
         - ``data_preprocessor``: ``mean``, ``std`` and ``bgr_to_rgb``, or None.
     """
-    weights: dict[Use, list[str]] = {}
+    uses: dict[Use | None, list[str]] = {}
     norms: dict[tuple, list[str]] = {}
-    unknown = []
     for name, layer in model.named_modules():
         norm = norm_of(layer)
         if norm is not None:
             norms.setdefault(tuple(norm.items()), []).append(name)
         elif has_filters(layer):
-            use = use_of_weight(layer)
-            if use is None:
-                unknown.append(name)
-            elif use != PLAIN:
-                weights.setdefault(use, []).append(name)
+            uses.setdefault(use_of_weight(layer), []).append(name)
+    return make_record(
+        uses,
+        [dict(norm, layers=layers) for norm, layers in norms.items()],
+        normalization_of(model),
+    )
+
+
+def make_record(
+    uses: Mapping[Use | None, list[str]],
+    norms: list[dict[str, Any]],
+    data_preprocessor: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Return what :func:`record` returns, from the names of layers by how they use their weight."""
     return dict(
         weights=[
             dict(
@@ -124,11 +132,12 @@ def record(model: nn.Module) -> dict[str, Any]:
                 beside=list(use.beside),
                 layers=layers,
             )
-            for use, layers in weights.items()
+            for use, layers in uses.items()
+            if use is not None and use != PLAIN
         ],
-        unknown=unknown,
-        norms=[dict(norm, layers=layers) for norm, layers in norms.items()],
-        data_preprocessor=normalization_of(model),
+        unknown=uses.get(None, []),
+        norms=norms,
+        data_preprocessor=data_preprocessor,
     )
 
 

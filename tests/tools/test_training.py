@@ -184,14 +184,15 @@ def test_weights_trained_with_other_layers_are_refused_in_one_line(config, work_
     # Bug: a traceback out of the Runner, or a training that starts from unfit weights.
     weights = read_checkpoint(work_dir / 'iter_2.pth')['state_dict']
     prefix = 'backbone.'
-    weights = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
-    for key in [k for k in weights if 'gn' in k and k.endswith('.bias')]:
-        weights[key.replace('gn', 'bn').replace('.bias', '.running_mean')] = weights.pop(key)
+    weights = {k.replace('gn', 'bn'): v for k, v in weights.items() if k.startswith(prefix)}
+    weights = {k[len(prefix) :]: v for k, v in weights.items()}
+    for key in [k for k in weights if 'bn' in k and k.endswith('.bias')]:
+        weights[key.replace('.bias', '.running_mean')] = weights[key]
     torch.save(weights, tmp_path / 'bn.pth')
     pretrained = tmp_path / 'pretrained.py'
     pretrained.write_text(
         f"_base_ = '{config}'\n"
-        f"init_cfg = dict(type='Pretrained', checkpoint='{tmp_path}/bn.pth')\n"
+        f"init_cfg = dict(_delete_=True, type='Pretrained', checkpoint='{tmp_path}/bn.pth')\n"
         'model = dict(backbone=dict(init_cfg=init_cfg))\n'
     )
     output = python('train.py', pretrained, '--work-dir', tmp_path / 'work', code=1)

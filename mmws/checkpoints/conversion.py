@@ -1,0 +1,149 @@
+"""Classification weights from elsewhere, as weights of MMDetection's backbones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmws.compat import read_checkpoint
+from mmws.files import replacing
+
+from .record import KEY, PLAIN, STANDARDIZED, Use, make_record
+
+SOURCES = ('jhu', 'torchvision', 'timm')
+
+_CLASSIFIER = re.compile(r'(fc|head|last_linear)\.')
+# A convolution or norm of torchvision's ResNet and ResNeXt, and of timm's that have its form.
+_RESNET = re.compile(
+    r'(conv1|bn1|stem\.\d|layer[1-4]\.\d+\.(conv[1-3]|bn[1-3]|downsample\.[012]))'
+    r'\.(weight|bias|running_mean|running_var|num_batches_tracked)'
+)
+_NORM = re.compile(r'(bn\d)$|stem\.[147]$')
+_BIT = re.compile(
+    r'(stem\.conv|norm|stages\.\d\.blocks\.\d+\.(norm[1-3]|conv[1-3]|downsample\.conv))\.'
+)
+_BIT_USE = Use(
+    'Standardize',
+    (('eps', 1e-8), ('variance', 'biased'), ('eps_inside', True), ('scale', 1.0)),
+)
+
+_IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
+_HALF = dict(mean=[127.5] * 3, std=[127.5] * 3, bgr_to_rgb=True)
+
+
+class Backbone(NamedTuple):
+    """Weights of a backbone of MMDetection or mmws."""
+
+    type: str
+    """``ResNet``, which also stands for ResNeXt, ``ResNetV1d`` or ``mmws.ResNetV2``."""
+    state_dict: dict[str, Tensor]
+    record: dict[str, Any]
+    """As :func:`mmws.checkpoints.record` describes a model."""
+
+
+def convert_checkpoint(src: str | Path, source: str, out: str | Path) -> Backbone:
+    """Write a checkpoint of a classifier as one of a backbone, which ``init_cfg`` takes.
+
+    Args:
+        src: A file of weights, a state dict or a dict with a ``state_dict``.
+        source: As for :func:`convert_weights`.
+        out: The file to write, with a record of what the weights were trained with.
+
+    Returns:
+        What was written.
+
+    Raises:
+        FileNotFoundError: if ``src`` is missing.
+        FileExistsError: if ``out`` exists.
+        ValueError: if ``src`` is no checkpoint, or not of that source. Nothing is written then.
+    """
+    if Path(out).exists():
+        raise FileExistsError(f'{out} exists: remove it, or give another name')
+    contents = read_checkpoint(src)
+    try:
+        backbone = convert_weights(contents.get('state_dict', contents), source)
+    except ValueError as error:
+        raise ValueError(f'checkpoint {src}: {error}') from error
+    with replacing(Path(out)) as draft:
+        meta = {KEY: backbone.record}
+        torch.save(dict(state_dict=backbone.state_dict, meta=meta), draft)
+    return backbone
+
+
+def convert_weights(weights: Mapping[str, Any], source: str) -> Backbone:
+    """Rename the weights of a classifier to those of a backbone; the classifier is left out.
+
+    Args:
+        weights: State dict, with or without the prefix ``module.``.
+        source:
+
+            - ``'jhu'``, the GN+WS ResNets and ResNeXts of the authors of Weight Standardization
+              (https://github.com/joe-siyuan-qiao/pytorch-classification),
+            - ``'torchvision'``, its ResNets and ResNeXts, or any of their form with GN,
+            - ``'timm'``, its ResNets and ResNeXts of torchvision's form, those with the stem and
+              shortcuts of ResNet-D, with BN or GN, and ``resnetv2_*_bit``.
+
+    Raises:
+        ValueError: if a weight is none of such a network.
+    """
+    if source not in SOURCES:
+        raise ValueError(f'source must be one of {", ".join(SOURCES)}, not {source!r}')
+    weights = {key.removeprefix('module.'): value for key, value in weights.items()}
+    weights = {key: value for key, value in weights.items() if not _CLASSIFIER.match(key)}
+    if source == 'timm' and 'stem.conv.weight' in weights:
+        _check(weights, _BIT, 'BiT ResNet')
+        return _backbone('mmws.ResNetV2', weights, _BIT_USE, 'GN', _HALF)
+
+    deep = source == 'timm' and 'conv1.0.weight' in weights
+    if deep:
+        weights = {_deep_stem(key): value for key, value in weights.items()}
+    _check(weights, _RESNET, 'ResNet')
+    norm = 'BN' if any(key.endswith('.running_mean') for key in weights) else 'GN'
+    if source == 'jhu' and norm != 'GN':
+        raise ValueError("it has running statistics of BN, which the authors' GN+WS files lack")
+    if norm == 'GN':
+        weights = {re.sub(r'(^|\.)bn(\d)', r'\1gn\2', key): v for key, v in weights.items()}
+    return _backbone(
+        'ResNetV1d' if deep else 'ResNet',
+        weights,
+        STANDARDIZED if source == 'jhu' else PLAIN,
+        norm,
+        # timm's own trainings differ, and the weights do not tell.
+        None if source == 'timm' else _IMAGENET,
+    )
+
+
+def _deep_stem(key: str) -> str:
+    """Timm keeps the last norm of the stem outside of it, MMDetection inside."""
+    return re.sub(r'^conv1\.', 'stem.', re.sub(r'^bn1\.', 'stem.7.', key))
+
+
+def _check(weights: Mapping[str, Any], pattern: re.Pattern, name: str) -> None:
+    foreign = [key for key in weights if not pattern.match(key)]
+    if foreign or not weights:
+        raise ValueError(
+            f'{len(foreign)} of its weights are none of a {name} of that source, as '
+            f'{", ".join(foreign[:3])}'
+            if foreign
+            else 'it holds no weights of a backbone'
+        )
+
+
+def _backbone(
+    kind: str,
+    weights: dict[str, Tensor],
+    use: Use,
+    norm: str,
+    data_preprocessor: dict[str, Any] | None,
+) -> Backbone:
+    convs = [k.removesuffix('.weight') for k, v in weights.items() if v.dim() == 4]
+    norms = [k.removesuffix('.weight') for k, v in weights.items() if v.dim() == 1]
+    norms = sorted({k for k in norms if f'{k}.weight' in weights})
+    kinds = dict(norm=norm, num_groups=32) if norm == 'GN' else dict(norm=norm)
+    record = make_record({use: convs}, [dict(kinds, layers=norms)], data_preprocessor)
+    return Backbone(kind, weights, record)

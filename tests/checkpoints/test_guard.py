@@ -208,8 +208,10 @@ def test_affine_ws_and_wn_compute_what_the_plain_model_did(tmp_path, log, conv):
 
 
 @pytest.mark.parametrize('conv', ['mmws.ConvAWS', 'mmws.ScaledWS', 'mmws.ConvWN'])
-def test_weight_functions_are_told_by_what_they_store_without_a_record(tmp_path, conv):
+def test_weight_functions_are_told_by_what_they_store_without_a_record(tmp_path, conv, log):
     path = save(tmp_path / 'some.pth', small(conv_cfg=dict(type=conv)).state_dict())
+    loads(small(conv_cfg=dict(type=conv)), path)
+    assert not log()
     refuses(small(), path, 'was trained with .*, the model has Weight Standardization')
 
 

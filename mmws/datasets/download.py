@@ -1,7 +1,7 @@
 """Download COCO, VOC and SBD: resumed where it broke off, checked, laid out as MMDetection reads.
 
 MD5 sums of VOC and SBD are those of ``torchvision.datasets.VOCDetection`` and ``SBDataset``. COCO
-publishes none; those here are the ones that MLPerf's SSD benchmark and Paddle check against.
+publishes none; those here are the ones that PaddleDetection's downloader checks against.
 """
 
 import errno

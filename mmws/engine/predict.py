@@ -17,6 +17,7 @@ from pycocotools import mask as mask_utils
 from tqdm import tqdm
 
 from mmws.compat import read_checkpoint
+from mmws.datasets.preflight import head_classes
 from mmws.files import replacing
 
 from .drawing import SCORE_THRESHOLD, draw, make_visualizer
@@ -129,6 +130,13 @@ def load_detector(
     if not {'dataset_meta', 'CLASSES'} & (weights.get('meta') or {}).keys():
         # The inferencer assumes COCO's.
         meta['classes'] = DATASETS.build(dict(dataset, lazy_init=True)).metainfo['classes']
+    for key, num_classes in head_classes(cfg.model):
+        # Models that read have as many as words fit in a sentence.
+        if num_classes > len(meta['classes']) and 'language_model' not in cfg.model:
+            raise ValueError(
+                f'{key} is {num_classes}, but only {len(meta["classes"])} class names are known: '
+                f'take the config that checkpoint {checkpoint} was trained with'
+            )
     detector.visualizer = make_visualizer(meta)
     return detector
 

@@ -248,6 +248,16 @@ def test_a_checkpoint_of_another_model_is_refused(config, tmp_path):
         load_detector(config, tmp_path / 'x.pth')
 
 
+def test_fewer_class_names_than_classes_are_told_before_any_prediction(
+    config, state_dict, tmp_path
+):
+    # Bug: an index error at the first image on which a class without a name is found.
+    meta = {'dataset_meta': {'classes': CLASSES[:3]}}
+    torch.save({'state_dict': state_dict, 'meta': meta}, tmp_path / 'x.pth')
+    with pytest.raises(ValueError, match=r'bbox_head\.num_classes is 10, but only 3 class names'):
+        load_detector(config, tmp_path / 'x.pth')
+
+
 @pytest.mark.parametrize('device', ['cuda:99', 'gpu'])
 def test_a_device_that_is_not_there_is_named(config, checkpoint, device):
     with pytest.raises(ValueError, match=f'device {device} cannot be used here'):

@@ -147,7 +147,8 @@ def new_config(
     if voc is not None:
         # Boxes are annotated in more images than masks are; SBD has masks alone.
         boxes = not masks and Path(voc, 'Annotations').is_dir()
-        reports = convert_voc(voc, splits, classes, boxes)
+        converted = {r.split: r for r in convert_voc(voc, splits, classes, boxes)}
+        reports = [converted[split] for split in splits]
         train_json, val_json = (report.path for report in reports)
         dirs = [report.img_dir for report in reports]
         warnings += [f'{r.split}: {warning}' for r in reports for warning in r.warnings]

@@ -503,8 +503,10 @@ def _mark_difficult(
         The M objects, followed by those difficult ones that are within ``void``, (H, W) bool.
     """
     pairs = _same_objects([o[:2] for o in objects], [o[:2] for o in drawn])
-    marked = [o._replace(difficult=i in pairs and drawn[pairs[i]].difficult)
-              for i, o in enumerate(objects)]  # fmt: skip
+    marked = [
+        item._replace(difficult=i in pairs and drawn[pairs[i]].difficult)
+        for i, item in enumerate(objects)
+    ]
     if len(pairs) < len(objects):
         note('masks of no object in Annotations', f'{path}')
     for index, item in enumerate(drawn):

@@ -576,6 +576,14 @@ def test_voc_without_masks_does_not_suit_a_mask_head(tree, mask_rcnn):
     assert not Path('c.py').exists()
 
 
+def test_one_voc_list_for_both_splits(tree):
+    # Bug: an unpacking error of Python instead of a config with a warning.
+    written = new_config(
+        voc=tree, splits=['train', 'train'], classes=CLASSES_OF_DIGITS, base=RETINANET, out='c.py'
+    )
+    assert any('both in train and val' in warning for warning in written.warnings)
+
+
 def test_a_broken_voc_tree_is_told_by_file(tree, mask_rcnn):
     for name in ('train_000001', 'val_000001'):
         (tree / 'SegmentationObject' / f'{name}.png').write_bytes(b'')

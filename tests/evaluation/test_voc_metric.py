@@ -126,6 +126,28 @@ def test_boxes_against_mmdet(mode):
     assert found == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize(('difficult', 'expected'), [(0, 1.0), (1, np.nan)])
+def test_an_overlap_of_just_the_threshold_is_a_hit(difficult, expected):
+    # Bugs: > for >=; the second detection, of the same object, a hit that makes the recall 2.
+    data, predictions = random_case(0, images=1, classes=1)
+    data['annotations'] = [
+        {
+            'id': 1,
+            'image_id': data['images'][0]['id'],
+            'category_id': ids_of(data)[0],
+            'bbox': [0, 0, 2, 1],
+            'difficult': difficult,
+        }
+    ]
+    predictions[0].update(
+        bboxes=np.array([[0, 0, 1, 1], [0, 0, 2, 1]], np.float32),
+        scores=np.array([0.9, 0.8], np.float32),
+        labels=np.zeros(2, int),
+    )
+    found = evaluate_voc(as_coco(data), predictions, 'bbox', cat_ids=ids_of(data), iou_thrs=[0.5])
+    np.testing.assert_equal(found[0.5][0].area, expected)
+
+
 def test_difficult_is_the_field_of_voc_where_there_is_one():
     # Bug: crowds of other sources counted as misses, or difficult=0 overruled by iscrowd.
     for fields, counted in [

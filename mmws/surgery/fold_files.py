@@ -17,6 +17,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
+from mmws.checkpoints import check_weights
 from mmws.compat import read_checkpoint, read_config
 from mmws.layers import GroupNorm
 
@@ -163,6 +164,7 @@ def _load(model: nn.Module, weights: dict[str, Tensor], name: str) -> None:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f'{name} is not of this config: {error}') from error
+    check_weights(model, weights)  # of the same names, they may be trained with other layers
 
 
 def _plain_twin(cfg: Config, folded: nn.Module) -> nn.Module:

@@ -171,6 +171,15 @@ def test_a_checkpoint_of_another_model_is_refused(files, tmp_path):
     torch.save({'state_dict': {'conv.weight': torch.zeros(1)}}, tmp_path / 'other.pth')
     with pytest.raises(ValueError, match=r'checkpoint .*other\.pth is not of this config'):
         fold_files(files[0], tmp_path / 'other.pth', tmp_path / 'out')
+    # Bug: weights of another function have the same names, and are folded to other filters.
+    weights = read_checkpoint(files[1])['state_dict']
+    trained = dict(weights=[], unknown=[], norms=[], data_preprocessor=None)
+    function = dict(function='Normalize', arguments={}, beside=['weight_g'], layers=[])
+    function['layers'] = [key.rpartition('.')[0] for key in weights]
+    meta = dict(mmws=dict(trained, weights=[function]))
+    torch.save(dict(state_dict=dict(weights), meta=meta), tmp_path / 'wn.pth')
+    with pytest.raises(ValueError, match=r'wn\.pth was trained with Weight Normalization'):
+        fold_files(files[0], tmp_path / 'wn.pth', tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
 
 

@@ -11,6 +11,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -87,6 +88,14 @@ class _WrappingFinder(MetaPathFinder):
         return spec
 
 
+def _load_safely(file: Any, map_location: Any = None, weights_only: Any = None) -> Any:
+    """Load with PyTorch's check on; onedl-mmengine turns it off for a file that fails it."""
+    from .loading import allow_checkpoint_classes
+
+    allow_checkpoint_classes()
+    return torch.load(file, map_location=map_location, weights_only=True)
+
+
 def _wrap(module: ModuleType, check: Callable[[nn.Module, Mapping[str, Any]], None]) -> None:
     load, loader = module.load_state_dict, module.CheckpointLoader
     if hasattr(load, '__wrapped__'):
@@ -106,6 +115,8 @@ def _wrap(module: ModuleType, check: Callable[[nn.Module, Mapping[str, Any]], No
         return checkpoint
 
     module.load_state_dict = load_state_dict
+    if hasattr(module, '_safe_torch_load'):
+        module._safe_torch_load = _load_safely
     loader.load_checkpoint = classmethod(load_checkpoint)
     package = sys.modules.get(module.__package__)
     if getattr(package, 'load_state_dict', None) is load:  # imported before mmws

@@ -1,7 +1,10 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.runner import load_checkpoint
 from mmengine.utils import digit_version
 
 from mmws.compat import read_checkpoint
@@ -42,3 +45,21 @@ def test_a_file_gets_no_other_attribute(tmp_path, owner, name):
     torch.save({'log': Attribute(owner, name)}, tmp_path / 'x.pth')
     with pytest.raises(ValueError, match=r'x\.pth cannot be read \(UnpicklingError\)'):
         read_checkpoint(tmp_path / 'x.pth')
+
+
+class Trap:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), 'w')
+
+
+def test_a_file_that_fails_the_check_is_not_executed_by_mmengine_either(tmp_path):
+    # Bug: onedl-mmengine loads again without the check, and runs what a downloaded file says.
+    torch.save(dict(state_dict={}, meta=Trap(tmp_path / 'trap')), tmp_path / 'x.pth')
+    with pytest.raises(pickle.UnpicklingError):
+        load_checkpoint(torch.nn.Linear(1, 1), str(tmp_path / 'x.pth'))
+    assert not (tmp_path / 'trap').exists()

@@ -222,6 +222,10 @@ def _thaw(changed: _Changed, model: nn.Module) -> Iterator[str]:
         if not getattr(owner, 'norm_eval', False):
             continue
         norms = [m for m in owner.modules() if m in changed and is_normalization(m)]
+        if not norms and not changed.keys().isdisjoint(owner.modules()):
+            yield (
+                f'{name or "model"}.norm_eval keeps statistics of the filters before: turn it off'
+            )
         if norms:
             owner.norm_eval = False
             for parent in owner.modules():

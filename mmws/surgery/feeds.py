@@ -26,10 +26,11 @@ import numpy as np
 import torch
 from mmcv.cnn import ConvModule
 from mmcv.ops import DeformConv2d as MMCVDeformConv2d
-from mmcv.ops import ModulatedDeformConv2d
+from mmcv.ops import ModulatedDeformConv2d, SyncBatchNorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -37,8 +38,8 @@ from torchvision.ops import DeformConv2d, FrozenBatchNorm2d
 
 _MMCV_DEFORMABLE = (MMCVDeformConv2d, ModulatedDeformConv2d)
 CONVOLUTIONS = (_ConvNd, DeformConv2d, *_MMCV_DEFORMABLE)
-# Frozen batch normalizations of other libraries are no subclasses of anything.
-_NORMALIZATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm, FrozenBatchNorm2d)
+_NORMALIZATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm, SyncBatchNorm, FrozenBatchNorm2d)
+# The frozen batch normalizations of other libraries are subclasses of none of these.
 _FROZEN_NAME = 'FrozenBatchNorm'
 
 
@@ -91,7 +92,7 @@ class Feeds:
         other_uses: What else was done with its output, in words.
         weight_used_alone: The convolutions whose weight a model takes for a computation of its own,
             as MMDetection's TOOD does: no layer can stand between the two.
-        odd: The deformable convolutions of MMCV that were given more offsets than they have
+        odd_offsets: The deformable convolutions of MMCV that were given more offsets than they have
             outputs, as in MMDetection's DyHead: torchvision's operator refuses that.
         reached: The convolutions that ran, or whose place in the structure tells.
         stopped_by: Why the traced run of the whole model ended early; ``None`` if it did not.
@@ -99,8 +100,8 @@ class Feeds:
 
     norms: dict[nn.Module, list[nn.Module]] = field(default_factory=dict)
     other_uses: dict[nn.Module, set[str]] = field(default_factory=lambda: defaultdict(set))
-    odd: set[nn.Module] = field(default_factory=set)
     weight_used_alone: set[nn.Module] = field(default_factory=set)
+    odd_offsets: set[nn.Module] = field(default_factory=set)
     reached: set[nn.Module] = field(default_factory=set)
     stopped_by: str | None = None
 
@@ -119,7 +120,7 @@ class Feeds:
             return 'not reached by the traced run (pass inputs that reach it)'
         if conv not in self.norms:
             return 'feeds no normalization'
-        if conv in self.odd:
+        if conv in self.odd_offsets:
             return 'is given more offsets than it has outputs'
         if conv in self.weight_used_alone:
             return 'its weight is used without it'
@@ -139,8 +140,10 @@ def find_feeds(model: nn.Module, inputs: Any = None) -> Feeds:
             MMDetection's detectors with the data sample they want.
 
     Raises:
-        ValueError: if the model cannot be run with ``inputs``.
+        ValueError: if the model cannot be run with ``inputs``, or has layers without weights yet.
     """
+    if any(is_lazy(parameter) for parameter in model.parameters()):
+        raise ValueError('the model has lazy layers: run it once before')
     feeds = Feeds()
     with _undisturbed(model), _Tracer(model, feeds) as tracer:
         if inputs is None:
@@ -212,7 +215,7 @@ class _Tracer(TorchDispatchMode):
             self._made_of[output] = frozenset((conv,))
             given_offsets = isinstance(conv, _MMCV_DEFORMABLE) and len(args) > 1
             if given_offsets and args[1].shape[2:] != output.shape[2:]:
-                self.feeds.odd.add(conv)
+                self.feeds.odd_offsets.add(conv)
 
     def _before_normalization(self, norm: nn.Module, args: tuple) -> None:
         self._norms_running += 1
@@ -281,7 +284,6 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
         for module, _ in fused:
             module.efficient_conv_bn_eval_forward = None
         with torch.random.fork_rng(list(devices)), torch.no_grad():
-            torch.manual_seed(0)
             yield
     finally:
         random.setstate(states[0])
@@ -304,31 +306,27 @@ def _trace_with_own_inputs(model: nn.Module, tracer: _Tracer, part: bool = False
     """Run ``model`` with random images; then those of its parts that were not reached.
 
     Returns:
-        Why the run stopped early with the inputs that came farthest; ``None`` if it did not.
+        Why the last run of ``model`` stopped early; ``None`` if it did not.
     """
     error = None
-    if any(isinstance(m, CONVOLUTIONS) for m in model.modules()):
-        for call in _own_calls(model, part):
-            error = tracer.run(call)
-            if error is None:
-                break
-    for child in model.children():
-        convs = {m for m in child.modules() if isinstance(m, CONVOLUTIONS)}
-        unreached = convs - tracer.feeds.reached
-        if unreached and any(is_normalization(m) for m in child.modules()):
-            _trace_unreached(child, tracer, wholly=unreached == convs)
+    for call in _own_calls(model, part):
+        error = tracer.run(call)
+        if error is None:
+            break
+    _trace_parts(model, tracer)
     return error
 
 
-def _trace_unreached(module: nn.Module, tracer: _Tracer, wholly: bool) -> None:
-    if wholly and not isinstance(module, (nn.ModuleList, nn.ModuleDict)):
-        _trace_with_own_inputs(module, tracer, part=True)
-        return
-    for child in module.children():
+def _trace_parts(model: nn.Module, tracer: _Tracer) -> None:
+    for child in model.children():
         convs = {m for m in child.modules() if isinstance(m, CONVOLUTIONS)}
         unreached = convs - tracer.feeds.reached
-        if unreached and any(is_normalization(m) for m in child.modules()):
-            _trace_unreached(child, tracer, wholly=unreached == convs)
+        if not unreached or not any(is_normalization(m) for m in child.modules()):
+            continue
+        if unreached == convs and not isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            _trace_with_own_inputs(child, tracer, part=True)
+        else:
+            _trace_parts(child, tracer)
 
 
 def _own_calls(model: nn.Module, part: bool) -> Iterator[Callable[[], Any]]:
@@ -337,11 +335,19 @@ def _own_calls(model: nn.Module, part: bool) -> Iterator[Callable[[], Any]]:
         for size in _INPUT_SIZES:
             yield lambda size=size: _run_mmdet(model, size)
         return
-    conv = next(m for m in model.modules() if isinstance(m, CONVOLUTIONS))
+    conv = next((m for m in model.modules() if isinstance(m, CONVOLUTIONS)), None)
+    if conv is None:
+        return
     dims = conv.weight.dim() - 2
     for size in (_PART_SIZE,) if part else _INPUT_SIZES:
-        images = conv.weight.new_empty(1, conv.in_channels, *[size] * dims).normal_()
+        images = _images(conv.weight, conv.in_channels, *[size] * dims)
         yield lambda images=images: model(images)
+
+
+def _images(like: Tensor, *shape: int) -> Tensor:
+    # A generator of its own: seeding the global ones would reach GPUs that are none of the model's.
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(1, *shape, generator=generator).to(like)
 
 
 def _is_mmdet_detector(model: nn.Module) -> bool:
@@ -359,7 +365,7 @@ def _run_mmdet(model: nn.Module, size: int) -> Any:
             batch_input_shape=shape, scale_factor=(1.0, 1.0), flip=False, flip_direction=None,
         )
     )  # fmt: skip
-    images = next(model.parameters()).new_empty(1, 3, *shape).normal_()
+    images = _images(next(model.parameters()), 3, *shape)
     with _few_proposals(getattr(model, 'rpn_head', None)):
         return model(images, [sample], mode='tensor')
 

@@ -8,7 +8,12 @@ import torch
 from mmcv.cnn import ConvModule
 from mmcv.cnn.bricks import wrappers
 from mmcv.cnn.bricks.conv2d_adaptive_padding import Conv2dAdaptivePadding
-from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2d, ModulatedDeformConv2dPack
+from mmcv.ops import (
+    DeformConv2dPack,
+    ModulatedDeformConv2d,
+    ModulatedDeformConv2dPack,
+    SyncBatchNorm,
+)
 from mmengine.model import BaseModule
 from torch import nn
 from torchvision.ops import DeformConv2d, FrozenBatchNorm2d
@@ -215,6 +220,40 @@ def test_frozen_batch_norm_becomes_trainable_where_its_convolution_is():
         assert model[1].weight.requires_grad is not frozen_conv
         assert dict(model.named_parameters())['1.weight'] is model[1].weight
         assert ('frozen' in str(model.conversion_report)) is frozen_conv
+
+
+def test_mmcvs_synchronized_batch_norm(monkeypatch):
+    # Bug: MMCV's own SyncBN, no subclass of PyTorch's, stays.
+    monkeypatch.setattr('torch.distributed.get_world_size', lambda group=None: 1)
+    norm = SyncBatchNorm(8)
+    norm.forward = lambda x: x
+    model = block(nn.Conv2d(3, 8, 3), norm)
+    del norm.forward
+    mmws.convert(model)
+    assert [type(m) for m in model] == [ConvWS2d, GroupNorm, nn.ReLU]
+
+
+def test_gains_of_groups_and_of_channels_are_not_mixed_up():
+    # Bug: where there are as many groups as channels, one parameter serves as both.
+    model = conv_bn(8)
+    gain = model[1].weight
+    mmws.convert(model, norm='BCN')
+    assert model[1].bn_weight is gain
+    assert model[1].weight is not gain
+    assert len(list(model[1].parameters())) == 4
+
+
+def test_frozen_statistics_of_other_filters_are_told():
+    model = BaseModule()
+    model.conv, model.bn, model.norm_eval = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), True
+    model.forward = lambda x: model.bn(model.conv(x))
+    mmws.convert(model, norm=None)
+    assert 'norm_eval keeps statistics' in str(model.conversion_report)
+
+
+def test_lazy_layers_are_named():
+    with pytest.raises(ValueError, match='lazy'):
+        mmws.convert(nn.Sequential(nn.LazyConv2d(8, 3), nn.BatchNorm2d(8)))
 
 
 class Subclass(nn.Conv2d):

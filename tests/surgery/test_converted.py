@@ -94,7 +94,9 @@ def test_later_settings_reach_the_model(config, tmp_path):
     assert type(model.backbone.bcn1) is mmws.BCN
 
 
-def test_trains_resumes_and_tests(config, tmp_path):
+def test_trains_resumes_and_tests(config, tmp_path, monkeypatch):
+    # MMEngine lays out the whole config a dozen times, which takes longer than all the rest.
+    monkeypatch.setattr(Config, 'pretty_text', property(repr))
     train(prepare(config, work_dir=tmp_path))
     weights = read_checkpoint(tmp_path / 'iter_2.pth')['state_dict']
     assert 'backbone.gn1.weight' in weights

@@ -309,9 +309,8 @@ def _judge_uses(
             if not _takes_plain_weights(module):
                 plain.append(layer)
         elif (trained.function, trained.beside) == (use.function, use.beside):
-            if not trained.arguments:  # known by its keys only
-                continue
-            varied.setdefault((trained, use), []).append(layer)
+            if trained.arguments:  # else known by its keys only
+                varied.setdefault((trained, use), []).append(layer)
         else:
             refused.setdefault((trained, use), []).append(layer)
 

@@ -1,6 +1,8 @@
 """Convert and fold every model of MMDetection: `python tools/zoo_check.py --out work_dirs/zoo`."""
 
 import argparse
+import signal
+import sys
 
 import mmws  # noqa: F401
 from mmws.engine.cli import one_line_errors
@@ -31,6 +33,8 @@ def main() -> None:
             write_report(args.out, args.report, f'python tools/zoo_check.py --out {args.out}')
         print(f'wrote {args.report}')
         return
+    # A scheduler that ends this process ends the workers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit('stopped; the same command goes on'))
     with one_line_errors():
         results = check_zoo(
             args.out,

@@ -74,7 +74,9 @@ def check_zoo(
     torch.set_num_threads(1)
     register_all_modules()
     os.environ['HF_HUB_OFFLINE'] = '1'
+    cut_off = results.is_file() and not results.read_text(encoding='utf-8').endswith('\n')
     with results.open('a', encoding='utf-8') as file:
+        file.write('\n' if cut_off else '')
         bar = tqdm(total=len(configs), initial=len(done & {*configs}), unit='config')
         with bar, _Pool(root, out, workers, seconds, gigabytes) as pool:
 
@@ -117,7 +119,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 def _plan(root: Path, config: str, models: dict[str, str]) -> dict[str, Any] | None:
     """Return the result of a config that needs no run; None if its model is a new one."""
     try:
-        cfg = _read(root, config, import_custom_modules=False)
+        cfg = read_zoo_config(root, config, import_custom_modules=False)
         key = json.dumps(tiny_config(cfg.model), sort_keys=True, default=str)
     except Exception as error:
         return {'config': config, 'stage': 'read', 'error': one_line(error)}
@@ -125,7 +127,17 @@ def _plan(root: Path, config: str, models: dict[str, str]) -> dict[str, Any] | N
     return None if first == config else {'config': config, 'same_as': first}
 
 
-def _read(root: Path, config: str, **options: Any) -> Config:
+def read_zoo_config(root: Path, config: str, **options: Any) -> Config:
+    """Read a config of the zoo.
+
+    Args:
+        root: Folder of the configs.
+        config: Name below it.
+        **options: For ``Config.fromfile``.
+
+    Raises:
+        ValueError: if it has no model.
+    """
     cfg = Config.fromfile(root / config, **options)
     if 'model' not in cfg:
         raise ValueError('has no model: a part that other configs take in')
@@ -219,7 +231,7 @@ def _work(sender: Connection, root: Path, config: str, trace: Path, gigabytes: f
     os.dup2(silence, sys.stderr.fileno())
     try:
         sender.send({'stage': 'build'})
-        for result in check_model(_read(root, config)):
+        for result in check_model(read_zoo_config(root, config)):
             sender.send(result)
         sender.send({'stage': 'done'})
     except Exception as error:

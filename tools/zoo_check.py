@@ -30,7 +30,7 @@ def main() -> None:
     args = parse_args()
     if args.report:
         with one_line_errors():
-            write_report(args.out, args.report, f'python tools/zoo_check.py --out {args.out}')
+            write_report(args.out, args.report, 'python tools/zoo_check.py')
         print(f'wrote {args.report}')
         return
     # A scheduler that ends this process ends the workers.

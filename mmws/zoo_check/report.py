@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torchvision
 
-from .run import RESULTS, read_results
+from .run import RESULTS, ZOO, read_results, zoo_configs
 
 # Of what must have happened before, in order: heading of the column, key in the results.
 _STAGES = (
@@ -45,13 +45,14 @@ counts as the model that was run.{pending}
 """
 
 
-def write_report(out: str | Path, document: str | Path, command: str) -> str:
+def write_report(out: str | Path, document: str | Path, command: str, *, root: Path = ZOO) -> str:
     """Write the table of a check by family, what was left out, and what failed.
 
     Args:
         out: Folder of the results.
         document: Markdown file to write.
         command: The command line that made the results.
+        root: Folder of the configs, for those that have no result yet.
 
     Returns:
         The text.
@@ -63,7 +64,7 @@ def write_report(out: str | Path, document: str | Path, command: str) -> str:
     results = read_results(path)
     if not results:
         raise FileNotFoundError(f'{path} has no results: check configs before the report')
-    text = report(results, command)
+    text = report(results, command, zoo_configs(root))
     document = Path(document)
     document.parent.mkdir(parents=True, exist_ok=True)
     part = document.with_name(f'{document.name}.part')
@@ -72,12 +73,19 @@ def write_report(out: str | Path, document: str | Path, command: str) -> str:
     return text
 
 
-def report(results: Iterable[dict[str, Any]], command: str) -> str:
-    """Return the Markdown text for results as :func:`mmws.zoo_check.check_zoo` writes them."""
+def report(results: Iterable[dict[str, Any]], command: str, configs: Iterable[str] = ()) -> str:
+    """Return the Markdown text for results as :func:`mmws.zoo_check.check_zoo` writes them.
+
+    Args:
+        results: The results.
+        command: As for :func:`write_report`.
+        configs: What is to be checked in all.
+    """
     own = {result['config']: result for result in results}
     # A model that serves several configs was run for the first of them.
     resolved = {name: own.get(result.get('same_as', name)) for name, result in own.items()}
-    pending = [name for name, result in resolved.items() if result is None]
+    pending = {name for name, result in resolved.items() if result is None}
+    pending |= {*configs} - own.keys()
     found = {name: result for name, result in resolved.items() if result is not None}
 
     families = defaultdict(list)
@@ -98,7 +106,7 @@ def report(results: Iterable[dict[str, Any]], command: str) -> str:
         share=(ran - len(failed)) / max(ran, 1),
         left=len(left),
         distinct=sum('same_as' not in own[name] for name in found),
-        pending=f' {len(pending)} more wait for the run of their model.' if pending else '',
+        pending=f' **{len(pending)} more configs are not checked yet.**' if pending else '',
     )
     text += _table(headings, rows)
     text += '\n## Failed\n\n' + (_causes(failed) if failed else 'None.\n')

@@ -116,7 +116,7 @@ def test_every_config_gets_one_line(root, tmp_path):
     assert read_results(path) == list(results.values())
 
     # Bug: the table counts a config that never ran as a failure of mmws, or as a success.
-    text = write_report(out, tmp_path / 'docs' / 'zoo.md', 'the command')
+    text = write_report(out, tmp_path / 'docs' / 'zoo.md', 'the command', root=root)
     assert text == (tmp_path / 'docs' / 'zoo.md').read_text()
     assert '**2 of the 2 configs whose model runs here unconverted (100.0%)' in ' '.join(
         text.split()
@@ -151,10 +151,10 @@ def test_report_names_what_failed():
         {'config': 'b/crash.py', 'built': True, 'ran': True, 'stage': 'convert', 'error': 'E: x|y'},
         {'config': 'c/out.py', 'stage': 'build', 'error': 'ImportError: no package'},
     ]
-    text = report(json.loads(json.dumps(results)), 'the command')
+    text = report(json.loads(json.dumps(results)), 'the command', ['a/good.py', 'd/never.py'])
     words = ' '.join(text.split())
     assert '**2 of the 4 configs whose model runs here unconverted (50.0%)' in words
-    assert '1 more wait for the run of their model' in words
+    assert '2 more configs are not checked yet' in words
     failed, left = text.split('## Failed')[1].split('## Left out')
     assert 'outputs differ by 5.0e-01 | `b/unequal.py`' in failed
     assert '| 1 | convert | E: x\\|y | `b/crash.py` |' in failed

@@ -32,8 +32,8 @@ _HEAD = """# The zoo check
 Every config that MMDetection ships, through {command}: its model is built without pretrained
 weights, takes a training step, where it has one, and an inference on two random images, is
 converted by `mmws.convert(model, conv='WS', norm='GN')`, does the same again with
-finite losses and gradients, and is folded by `mmws.fold`. Outputs before and after folding are equal if they differ by at most
-1e-4 of the largest output.
+finite losses and gradients, and is folded by `mmws.fold`. Outputs before
+and after folding are equal if they differ by at most 1e-4 of the largest output.
 
 {versions}.
 

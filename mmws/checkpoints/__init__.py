@@ -1,4 +1,4 @@
-from .conversion import SOURCES, Backbone, convert_checkpoint, convert_weights
+from .foreign import SOURCES, Backbone, convert_checkpoint, convert_weights
 from .guard import (
     CheckpointMismatchError,
     check_normalization,

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 
 import torch
-import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from torch import Tensor
+from torchvision.ops import box_iou  # and registers torch.ops.torchvision
 
 _tv = torch.ops.torchvision
 _FLT_MIN = torch.finfo(torch.float32).tiny
@@ -91,6 +91,31 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     # box whose IoU is 3/10, because float32(0.3) > 0.3.
     threshold = torch.tensor(iou_threshold, dtype=torch.float32).item()
     return _tv.nms(boxes, scores.float(), threshold)
+
+
+def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
+    """Group boxes by the kept one that suppresses them, at IoU ≥ ``iou_threshold``.
+
+    Args:
+        dets: (N, 5), x1, y1, x2, y2 and score.
+        iou_threshold: in [0, 1].
+
+    Returns:
+        For every kept box, by falling score, its index and those of the boxes that it suppresses.
+    """
+    order = dets[:, 4].argsort(descending=True, stable=True)
+    boxes = dets[order, :4].float()
+    threshold = torch.tensor(iou_threshold, dtype=torch.float32).item()
+    overlaps = box_iou(boxes, boxes) >= threshold
+    free = torch.ones_like(order, dtype=torch.bool)
+    groups = []
+    for kept in range(len(order)):
+        if free[kept]:
+            free[kept] = False
+            suppressed = free & overlaps[kept]
+            free &= ~suppressed
+            groups.append([order[kept].item(), *order[suppressed].tolist()])
+    return groups
 
 
 def softnms(

@@ -165,6 +165,22 @@ def soft_nms_reference(boxes, scores, threshold, sigma, min_score, method, offse
                 i += 1
 
 
+def test_nms_match():
+    """Groups are by the box that is kept; one at the threshold belongs to it, as in MMCV."""
+    dets = torch.tensor(
+        [
+            [0, 0, 10, 10, 0.6],
+            [20, 0, 30, 10, 0.9],
+            [0, 0, 10, 5, 0.5],  # IoU with the first is just 0.5
+            [0, 0, 10, 4, 0.4],
+            [21, 0, 30, 10, 0.1],
+        ]
+    )
+    matched = ops.nms_match(dets, 0.5)
+    assert [m.tolist() for m in matched] == [[1, 4], [0, 2], [3]]
+    assert ops.nms_match(dets[:0], 0.5) == []
+
+
 @pytest.mark.parametrize('offset', [0, 1])
 @pytest.mark.parametrize('min_score', [1e-3, 0.3])
 @pytest.mark.parametrize('method', ['naive', 'linear', 'gaussian'])

@@ -380,6 +380,9 @@ def roi_pool_backward(
 # `geometry` is (stride, padding, dilation), each as two numbers (y, x), and (groups, G).
 
 
+_FAR_AWAY = 1e4  # pixels, which float16 has
+
+
 def _deform_conv(
     x: Tensor,
     weight: Tensor,
@@ -415,6 +418,8 @@ def _deform_args(
     # torchvision wants a tensor for an absent mask or bias too.
     mask = x.new_zeros(len(x), 1) if mask is None else mask
     bias = x.new_zeros(len(weight)) if bias is None else bias
+    # A place that is not a number is outside of the image for MMCV; torchvision reads any memory.
+    offset = offset.nan_to_num(_FAR_AWAY, _FAR_AWAY, -_FAR_AWAY)
     return tuple(_upcast(t).contiguous() for t in (x, weight, offset, mask, bias))
 
 

@@ -441,6 +441,19 @@ def test_modulated_deform_conv(device, case, with_bias):
     )
 
 
+def test_deform_conv_of_offsets_that_are_no_numbers(device):
+    # torchvision reads whatever memory such an offset points to, and the process dies. For MMCV the
+    # place is outside of the image.
+    x, offset, mask, weight, bias = (t.to(device) for t in deform_inputs(DEFORM_CASES[0]))
+    offset[:, 4], offset[:, 7, 0] = math.nan, math.inf
+    mask_of_these = mask.clone()
+    mask_of_these[:, 2], mask_of_these[:, 3, 0] = 0, 0
+    outside = ops.modulated_deform_conv2d(x, offset, mask, weight, bias, 1, 1)
+    offset = offset.nan_to_num(0, 0)
+    masked = ops.modulated_deform_conv2d(x, offset, mask_of_these, weight, bias, 1, 1)
+    torch.testing.assert_close(outside, masked)
+
+
 def test_deform_conv_gradient_at_zero_offset(device):
     # DCNv2 starts with zero offsets: with padding 1 the border is at −1 exactly, where MMCV's
     # gradient is 0 (outside the image) and torchvision's is not.

@@ -141,7 +141,14 @@ def judge(model: nn.Module, state_dict: Mapping[str, Any], *, strict: bool = Fal
     keys = _Keys(model, get_state_dict(model, keep_vars=True), weights)
     layers = dict(_layers(model))
     name = _name(weights)
-    verdict = Verdict([], [])
+    illegible = [
+        f'checkpoint {origin.name} has a meta[{KEY!r}] that cannot be read ({origin.illegible}): '
+        'what it was trained with is not known. Another version of mmws, or another program, '
+        'wrote it'
+        for origin in _origins(weights)
+        if origin.illegible
+    ]
+    verdict = Verdict([], illegible)
     if not keys.common:
         verdict.refusals.append(
             f'{name} shares no weight with the model: its keys are like {_some(keys.unexpected)}, '
@@ -167,6 +174,8 @@ class _Origin(NamedTuple):
     name: str
     record: Record | None
     published: Published | None
+    illegible: str | None = None
+    """Why its record cannot be read."""
 
     @property
     def known(self) -> bool:
@@ -190,9 +199,13 @@ class _Origin(NamedTuple):
 
 @lru_cache(maxsize=8)  # asked for every layer
 def _origin(source: Source) -> _Origin:
-    recorded = source.meta.get(KEY)
-    record = None if recorded is None else Record(recorded)
-    return _Origin(source.name, record, lookup(source.name))
+    recorded, record, illegible = source.meta.get(KEY), None, None
+    if recorded is not None:
+        try:
+            record = Record(recorded)
+        except ValueError as error:
+            illegible = str(error)
+    return _Origin(source.name, record, lookup(source.name), illegible)
 
 
 def _origins(weights: Mapping[str, Any]) -> Iterator[_Origin]:
@@ -229,7 +242,7 @@ def _judge_statistics(
     norms = {n: norm['norm'] for n, m in layers.items() if (norm := norm_of(m))}
     with_statistics = {_parent(key) for key in weights if key.endswith('.running_mean')}
     strays = sorted(n for n in with_statistics if norms.get(n) != 'BN')
-    # Converted models keep the names of their norms, configs with GN give them new ones.
+    # A config with GN renames the norms of a backbone; models outside of MMDetection keep names.
     unfed = [n for n in norms if norms[n] != 'BN' and (n in strays or f'{n}.weight' not in weights)]
     if strays and unfed and len(strays) >= min(_MANY, len(unfed) / 2):
         norm = Counter(norms[n] for n in unfed).most_common(1)[0][0]
@@ -382,10 +395,9 @@ def _standardizes(use: Use) -> bool:
 
 def _takes_plain_weights(layer: nn.Module) -> bool:
     """Whether the layer starts out computing what the plain layer did."""
-    mixin = WeightFunctionMixin.adopt_plain_weight
-    return getattr(type(layer), 'adopt_plain_weight', mixin) is not mixin or (
-        use_of_weight(layer).beside == ('weight_gamma', 'weight_beta')  # MMCV's affine WS
-    )
+    if isinstance(layer, WeightFunctionMixin):
+        return layer.adopts_plain_weight()
+    return use_of_weight(layer).beside == ('weight_gamma', 'weight_beta')  # MMCV's affine WS
 
 
 def _differing(use: Use, other: Use) -> str:

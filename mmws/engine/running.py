@@ -1,6 +1,7 @@
 """Train and test a detector from a config, with MMDetection's command-line options."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -107,6 +108,9 @@ def prepare(
     load_from = cfg.get('load_from')
     if load_from and '://' not in load_from:
         read_checkpoint(load_from)
+    if checkpoint is None:
+        for pretrained in _pretrained_files(cfg.get('model')):
+            read_checkpoint(pretrained)
 
     batch_size = (cfg.get('train_dataloader') or {}).get('batch_size', 1)
     if not isinstance(batch_size, int) or batch_size < 1:
@@ -116,6 +120,23 @@ def prepare(
         enable_tta(cfg)
     os.makedirs(cfg.work_dir, exist_ok=True)
     return cfg
+
+
+def _pretrained_files(model: Any) -> 'Iterator[Path]':
+    """Yield the files, of this machine, that a model or a part of it starts from."""
+    if isinstance(model, dict):
+        if model.get('type') == 'mmws.Converted':
+            from mmws.surgery.converted import unconverted_config
+
+            model, _ = unconverted_config(model)
+        name = model.get('checkpoint') if model.get('type') == 'Pretrained' else None
+        if name and '://' not in name:
+            yield Path(name).expanduser()
+        model = model.values()
+    elif not isinstance(model, (list, tuple)):
+        return
+    for part in model:
+        yield from _pretrained_files(part)
 
 
 def last_checkpoint(work_dir: StrPath) -> Optional[str]:

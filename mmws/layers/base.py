@@ -58,6 +58,11 @@ class WeightFunctionMixin:
         Runs without gradients. By default what is there stays.
         """
 
+    @classmethod
+    def adopts_plain_weight(cls) -> bool:
+        """Whether the layer, given a plain layer's weight, computes what that one did."""
+        return cls.adopt_plain_weight is not WeightFunctionMixin.adopt_plain_weight
+
     def effective_weight(self) -> Tensor:
         """Return the weight that the layer computes with, of the shape and dtype of ``weight``.
 

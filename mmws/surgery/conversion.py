@@ -222,7 +222,8 @@ def _thaw(changed: _Changed, model: nn.Module) -> Iterator[str]:
         if not getattr(owner, 'norm_eval', False):
             continue
         norms = [m for m in owner.modules() if m in changed and is_normalization(m)]
-        if not norms and not changed.keys().isdisjoint(owner.modules()):
+        filters = [m for m in owner.modules() if m in changed and not is_normalization(m)]
+        if not norms and any(not m.adopts_plain_weight() for m in filters):
             yield (
                 f'{name or "model"}.norm_eval keeps statistics of the filters before: turn it off'
             )

@@ -17,6 +17,7 @@ from mmws.config_code import Code, assign, base_path
 from mmws.files import replacing
 
 from .conversion_report import ConversionReport
+from .converted import pretrained_weights, weights_fit
 from .forms import NormForm, WeightForm
 
 
@@ -27,7 +28,7 @@ class ConvertedConfig:
     Attributes:
         path: The file.
         report: What the conversion of its model changes.
-        pretrained: Names of the published weights that its backbones start from.
+        pretrained: Names of the weights that its backbones start from.
         from_scratch: Where in ``model`` the backbones are for which there are none, such as
             ``backbone``.
     """
@@ -47,9 +48,10 @@ def convert_config(
 ) -> ConvertedConfig:
     """Write a config that inherits from ``base`` and converts its model.
 
-    Its backbone starts from the published weights for such layers, with the image normalization
-    that these were trained with. Where there are none, it starts from scratch with no stage
-    frozen. The model is built and converted once before the file is written.
+    Its backbone starts from the weights of the base if they fit such layers, else from the
+    published ones that do, with the image normalization that these were trained with. Where there
+    are none, it starts from scratch with no stage frozen. The model is built and converted once
+    before the file is written.
 
     Args:
         base: Config of the model before, a path or ``mmdet::folder/name.py``.
@@ -72,17 +74,21 @@ def convert_config(
     cfg = read_config(base, name='base config')
     if not isinstance(cfg.get('model'), dict):
         raise ValueError(f'base config {base} has no model: take a complete training config')
-    found = {
-        path: find_pretrained(backbone, *names) if norm is not None else None
-        for path, backbone in _backbones(cfg.model)
-    }
+    kept: list[str] = []
+    found: dict[tuple[str, ...], Published | None] = {}
+    for path, backbone in _backbones(cfg.model):
+        checkpoints = [c.get('checkpoint') for c in pretrained_weights(backbone)]
+        if checkpoints and all(weights_fit(c, conv, norm) for c in checkpoints):
+            kept += checkpoints
+        else:
+            found[path] = find_pretrained(backbone, *names) if norm is not None else None
     with replacing(out) as draft:
         draft.write_text(_config_text(cfg, base, out, conv, norm, found), encoding='utf-8')
         report = _build(Config.fromfile(draft), base)
     return ConvertedConfig(
         out,
         report,
-        pretrained=[published.checkpoint for published in found.values() if published],
+        pretrained=[*kept, *(published.checkpoint for published in found.values() if published)],
         from_scratch=['.'.join(path) for path, published in found.items() if not published],
     )
 

@@ -12,9 +12,11 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import nn
 
+from mmws.checkpoints import lookup
 from mmws.registry import MODELS
 
 from .conversion import convert
+from .forms import NormForm, WeightForm
 
 
 @MODELS.register_module()
@@ -31,9 +33,9 @@ def Converted(
         model = dict(type='mmws.Converted', model={{_base_.model}}, conv='WS', norm='GN')
 
     What is built is the model itself, of its own class, and not a wrapper of it. Its pretrained
-    weights are not loaded, for they were trained in another form, and where they are left out
-    nothing is frozen; the log tells both. Weights that fit are named beside ``conv``, and so is
-    whatever else is to differ from ``model``, as in any config that inherits::
+    weights are not loaded where they were trained in another form (:func:`weights_fit`), and where
+    they are left out nothing is frozen; the log tells both. Weights that fit are named beside
+    ``conv``, and so is whatever else is to differ from ``model``, as in any config that inherits::
 
         model = dict(
             type='mmws.Converted',
@@ -71,23 +73,57 @@ def unconverted_config(config: dict[str, Any]) -> tuple[ConfigDict, list[str]]:
     overrides = {k: v for k, v in config.items() if k not in ('type', 'model', 'conv', 'norm')}
     base = Config(dict(model=copy.deepcopy(config['model'])))
     cfg = copy.deepcopy(base)
-    cfg.merge_from_dict(dict(model=copy.deepcopy(overrides)))
-    dropped = list(_drop_pretrained(cfg.model, base.model))
+    overrides = copy.deepcopy(overrides)
+    if base.model.keys() <= {'type', *overrides}:
+        # MMEngine handed on the whole: merged again, what later settings delete would come back.
+        cfg.model = dict(overrides, type=base.model.type)
+    else:
+        cfg.merge_from_dict(dict(model=overrides))
+    forms = config.get('conv', 'WS'), config.get('norm', 'GN')
+    dropped = list(_drop_pretrained(cfg.model, base.model, forms))
     return cfg.model, dropped
 
 
-def _drop_pretrained(cfg: Any, base: Any, path: str = 'model') -> Iterator[str]:
+def weights_fit(
+    checkpoint: str, conv: str | dict[str, Any] | None, norm: str | dict[str, Any] | None
+) -> bool:
+    """Return whether pretrained weights of a model serve it after a conversion too.
+
+    They do if they were published for such layers, or if the norms stay and convolutions take over
+    plain filters exactly.
+
+    Args:
+        checkpoint: As in ``init_cfg`` of the model before.
+        conv: As for :func:`mmws.convert`.
+        norm: As for :func:`mmws.convert`.
+    """
+    adopts = conv is None or WeightForm.of(conv).adopts_plain_weights()
+    if norm is None and adopts:
+        return True
+    published = lookup(checkpoint)
+    return (
+        published is not None
+        and (norm is None or NormForm.of(norm).name == published.norm)
+        and (adopts or WeightForm.of(conv).name == published.conv)
+    )
+
+
+def _drop_pretrained(
+    cfg: Any, base: Any, forms: tuple[Any, Any], path: str = 'model'
+) -> Iterator[str]:
     """Take out of ``cfg`` the pretrained weights that ``base`` names too; yield what was done."""
     if isinstance(cfg, (list, tuple)) and isinstance(base, (list, tuple)):
         for i, (item, base_item) in enumerate(zip(cfg, base)):
-            yield from _drop_pretrained(item, base_item, f'{path}[{i}]')
+            yield from _drop_pretrained(item, base_item, forms, f'{path}[{i}]')
     if not (isinstance(cfg, dict) and isinstance(base, dict)):
         return
     for key, value in cfg.items():
         if key != 'init_cfg':
-            yield from _drop_pretrained(value, base.get(key), f'{path}.{key}')
-    before = _pretrained(base)
-    if before and not [checkpoint for checkpoint in _pretrained(cfg) if checkpoint not in before]:
+            yield from _drop_pretrained(value, base.get(key), forms, f'{path}.{key}')
+    before = [c for c in pretrained_weights(base) if not weights_fit(c.get('checkpoint'), *forms)]
+    if before and not [
+        checkpoint for checkpoint in pretrained_weights(cfg) if checkpoint not in before
+    ]:
         cfg['init_cfg'] = [c for c in _as_list(cfg.get('init_cfg')) if c not in before] or None
         line = f'{path} starts without {before[0].get("checkpoint")}, trained in another form'
         if cfg.get('frozen_stages', -1) > -1:
@@ -96,7 +132,8 @@ def _drop_pretrained(cfg: Any, base: Any, path: str = 'model') -> Iterator[str]:
         yield line
 
 
-def _pretrained(cfg: dict[str, Any]) -> list[dict[str, Any]]:
+def pretrained_weights(cfg: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the settings of a component's config that load weights."""
     return [c for c in _as_list(cfg.get('init_cfg')) if c.get('type') == 'Pretrained']
 
 

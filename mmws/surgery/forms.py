@@ -112,6 +112,10 @@ class WeightForm:
             raise ValueError(f'conv={conv!r}: {error}') from error
         return form
 
+    def adopts_plain_weights(self) -> bool:
+        """Whether layers of this form compute, with the weights of plain ones, what those did."""
+        return all(layer.adopts_plain_weight() for layer in _WEIGHT_FUNCTIONS[self.name])
+
     def config(self, layer: nn.Module) -> dict[str, Any]:
         """Return what builds a layer like ``layer``, one of this form."""
         names = [name for name, cls in MODELS.module_dict.items() if cls is type(layer)]

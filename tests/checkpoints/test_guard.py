@@ -166,6 +166,16 @@ def test_a_record_says_that_they_fit(tmp_path, log):
     assert not log()
 
 
+def test_a_record_that_cannot_be_read_is_named_and_no_more(tmp_path, log):
+    # Bug: an error that does not say which file, also for plain models.
+    path = save(tmp_path / 'foreign.pth', small().state_dict(), dict(mmws='1.0'))
+    load_checkpoint(small(), path)
+    assert f"{path} has a meta['mmws'] that cannot be read" in log()[0]
+    assert 'does not say whether' in log()[1]
+    load_checkpoint(small(conv_cfg=None, norm_cfg=dict(type='GN', num_groups=8)), path)
+    assert len(log()) == 2
+
+
 @pytest.mark.parametrize('conv', ['plain', 'mmws.ConvAWS', 'mmws.ConvWN'])
 def test_ws_weights_are_refused_by_layers_that_would_take_them_for_plain(tmp_path, conv):
     # Bug: the model convolves with filters that nobody trained.

@@ -41,6 +41,20 @@ def test_work_dir_falls_back_to_the_name_of_the_config(config, given, expected):
     assert prepare(config, work_dir=given).work_dir == expected
 
 
+BACKBONE = "dict(init_cfg=dict(type='Pretrained', checkpoint='gone.pth'))"
+
+
+def test_missing_pretrained_weights_are_named_before_anything_is_built(config):
+    # Bug: a traceback of MMEngine's, after the data were read.
+    text = config.read_text()
+    config.write_text(f'{text}model = dict(backbone={BACKBONE})')
+    with pytest.raises(FileNotFoundError, match=r'checkpoint gone\.pth does not exist'):
+        prepare(config)
+    prepare(config, checkpoint=save(config.with_name('epoch_1.pth')))  # where they are not read
+    config.write_text(f"{text}model = dict(type='mmws.Converted', model=dict(backbone={BACKBONE}))")
+    prepare(config)  # which drops them
+
+
 def save(path):
     torch.save({'state_dict': {}}, path)
     return str(path)

@@ -16,6 +16,7 @@ from mmws.compat import read_checkpoint, read_config
 from mmws.datasets.digits import DigitsConfig, generate_digits
 from mmws.engine import evaluate, prepare, train
 from mmws.surgery.convert_config import convert_config
+from mmws.surgery.converted import unconverted_config
 
 ROOT = Path(__file__).parents[2]
 R50 = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
@@ -94,6 +95,13 @@ def test_later_settings_reach_the_model(config, tmp_path):
     assert type(model.backbone.bcn1) is mmws.BCN
 
 
+def test_what_later_settings_delete_is_gone(config, tmp_path):
+    # Bug: merged into the inner model, the arguments of the replaced backbone are back.
+    settings = "dict(backbone=dict(_delete_=True, type='mmws.ResNetV2', depth=50))"
+    cfg = written(tmp_path, f"_base_ = '{config}'\nmodel = {settings}")
+    assert unconverted_config(cfg.model)[0].backbone == dict(type='mmws.ResNetV2', depth=50)
+
+
 def test_trains_resumes_and_tests(config, tmp_path, monkeypatch):
     # MMEngine lays out the whole config a dozen times, which takes longer than all the rest.
     monkeypatch.setattr(Config, 'pretty_text', property(repr))
@@ -130,6 +138,34 @@ def test_pretrained_weights_named_beside_are_kept(tmp_path):
     model = build(written(tmp_path, text))
     assert model.backbone.init_cfg == GNWS
     assert model.backbone.frozen_stages == 1
+
+
+@pytest.mark.parametrize(
+    ('checkpoint', 'conv', 'norm', 'kept'),
+    [
+        ('torchvision://resnet50', 'AWS', None, True),
+        ('torchvision://resnet50', 'WS', None, False),
+        ('torchvision://resnet50', 'AWS', 'GN', False),
+        ('open-mmlab://jhu/resnet50_gn_ws', 'WS', 'GN', True),
+        ('open-mmlab://jhu/resnet50_gn_ws', 'WS', 'BCN', False),
+        ('open-mmlab://detectron/resnet50_gn', 'WN', 'GN', True),
+        ('open-mmlab://detectron/resnet50_gn', 'WS', 'GN', False),
+    ],
+)
+def test_pretrained_weights_of_the_base_that_fit_are_kept(checkpoint, conv, norm, kept, tmp_path):
+    # Bug: a base that is in GN+WS already, or layers that take over plain filters, start at random.
+    init_cfg = dict(type='Pretrained', checkpoint=checkpoint)
+    text = f"_base_ = '{R50}'\nmodel = dict(backbone=dict(init_cfg={init_cfg}))"
+    (tmp_path / 'base.py').write_text(text)
+    result = convert_config(tmp_path / 'base.py', tmp_path / 'out.py', conv=conv, norm=norm)
+    assert (checkpoint in result.pretrained) is kept
+    cfg, dropped = unconverted_config(read_config(result.path).model)
+    assert (cfg.backbone.init_cfg == init_cfg) is kept
+    assert (cfg.backbone.frozen_stages == 1) is (kept or bool(result.pretrained))
+    cfg, dropped = unconverted_config(
+        dict(model=read_config(tmp_path / 'base.py').model, conv=conv, norm=norm)
+    )
+    assert bool(dropped) is not kept
 
 
 def test_mmdets_inference_finds_the_backbone(tmp_path):

@@ -1,7 +1,7 @@
 import difflib
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Union
+from typing import Optional, Union
 
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
@@ -28,16 +28,21 @@ def read_config(path: Union[str, Path], name: str = 'config') -> Config:
         FileNotFoundError: if there is no such file.
         ValueError: if it cannot be read, in one line.
     """
-    file = Path(path)
+    file, folder = Path(path), Path()
     package, separator, inner = str(path).partition('::')
     if separator:
         # `Config.fromfile` takes no package path.
         spec = find_spec(package) if package.isidentifier() else None
         if spec is None or spec.origin is None:
             raise FileNotFoundError(f'{name} {path}: there is no package {package!r}')
-        file = Path(spec.origin).parent / '.mim' / 'configs' / inner
+        folder = Path(spec.origin).parent / '.mim' / 'configs'
+        file = folder / inner
     if not file.is_file():
-        raise FileNotFoundError(f'{name} {path} does not exist{_suggestion(file)}')
+        closest = _closest(file)
+        if closest is None:
+            raise FileNotFoundError(f'{name} {path} does not exist')
+        meant = f'{package}::{closest.relative_to(folder).as_posix()}' if separator else closest
+        raise FileNotFoundError(f'{name} {path} does not exist: did you mean {meant}?')
     try:
         return Config.fromfile(file)
     except Exception as error:
@@ -47,10 +52,14 @@ def read_config(path: Union[str, Path], name: str = 'config') -> Config:
         raise ValueError(message) from error
 
 
-def _suggestion(file: Path) -> str:
-    """Name a config of nearly this name, beside the missing file or in a folder beside it."""
+def _closest(file: Path) -> Optional[Path]:
+    """Return a config of nearly this name, beside the missing file or in a folder beside it."""
     beside = {
         other.name: other for other in (*file.parent.glob('*/*.py'), *file.parent.glob('*.py'))
     }
+    # A part too many, such as the schedule that goes without saying, is no other part misspelt.
+    shorter = [name for name in beside if file.name.startswith(f'{name.removesuffix(".py")}_')]
+    if shorter:
+        return beside[max(shorter, key=len)]
     closest = difflib.get_close_matches(file.name, beside, n=1, cutoff=0.9)
-    return f': did you mean {beside[closest[0]]}?' if closest else ''
+    return beside[closest[0]] if closest else None

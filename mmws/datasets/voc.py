@@ -6,8 +6,9 @@ SBD that of http://home.bharathh.info/pubs/codes/SBD/download.html (``dataset/``
 
 import json
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,7 @@ VOID = 255  # VOC's label for pixels that belong to no class and are not scored
 
 _DESCRIPTION = 'Converted from VOC layout by mmws'
 _IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')  # the first one found of an image's name
+_SECOND_COLUMN = re.compile(r'\s+(-1|0|1)$')  # of lists of single classes: without, unsure, with it
 # The box of an object and that of its mask, which the border makes smaller, overlap by this IoU at
 # least; the smaller the object, the more the border takes away.
 _SAME_OBJECT = 0.25
@@ -342,7 +344,7 @@ class _BoxReader:
             raise _BrokenError(
                 f'{path}: missing: put it there, or take the image off the list'
             ) from None
-        except (OSError, ElementTree.ParseError, UnicodeError) as error:
+        except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:  # or encoding
             raise _BrokenError(
                 f'{path}: cannot be read as XML ({error}): get the file again'
             ) from None
@@ -608,7 +610,8 @@ def _read_split(
         oddities.setdefault(what, []).append(where)
 
     files = _image_files(tree.images)
-    for name in tqdm(_names(tree, split, problems), desc=split, unit='image', disable=None):
+    names = _names(tree, split, files, problems)
+    for name in tqdm(names, desc=split, unit='image', disable=None):
         if name not in files:
             problems.append(
                 f'{tree.images / name}.jpg: missing: put it there, or take it off the list'
@@ -626,18 +629,23 @@ def _read_split(
             problems.append(str(error))
 
 
-def _names(tree: _Tree, split: str, problems: 'list[str]') -> 'list[str]':
+def _names(tree: _Tree, split: str, files: 'Container[str]', problems: 'list[str]') -> 'list[str]':
     path = tree.lists / f'{split}.txt'
     try:
-        lines = path.read_text(encoding='utf-8').splitlines()
+        lines = path.read_text(encoding='utf-8-sig').splitlines()  # Windows' editors mark UTF-8
     except (OSError, UnicodeError) as error:
         others = sorted(p.stem for p in tree.lists.glob('*.txt'))
         remedy = f'--splits takes {", ".join(others)}' if others else 'write one image name a line'
         reason = getattr(error, 'strerror', None) or error
         problems.append(f'{path}: cannot be read ({reason}): {remedy}')
         return []
-    # Lists of single classes have a second column.
-    names = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
+    # Lists of single classes have a second column. Names may have spaces, or numbers at their end.
+    entries = [line.strip() for line in lines if line.strip()]
+    names = list(
+        dict.fromkeys(
+            entry if entry in files else _SECOND_COLUMN.sub('', entry) for entry in entries
+        )
+    )
     if not names:
         problems.append(f'{path}: empty split: write one image name a line')
     return names

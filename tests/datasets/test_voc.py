@@ -271,6 +271,10 @@ def set_width(path):
     tree.write(path)
 
 
+def declare_encoding(path):
+    path.write_text(f'<?xml version="1.0" encoding="utf-99"?>{path.read_text()}')
+
+
 def colour(path):
     with Image.open(path) as image:
         rgb = image.convert('RGB')
@@ -312,6 +316,7 @@ def test_all_broken_files_are_named_and_nothing_is_written(tree):
         ('JPEGImages/train_000001.jpg', Path.unlink, 'missing'),
         ('JPEGImages/train_000001.jpg', lambda path: path.write_bytes(b''), 'cannot be read'),
         ('Annotations/train_000001.xml', Path.unlink, 'missing'),
+        ('Annotations/train_000001.xml', declare_encoding, 'cannot be read as XML'),
     ],
 )
 def test_broken_files_of_boxes(tree, name, spoil, what):
@@ -321,6 +326,26 @@ def test_broken_files_of_boxes(tree, name, spoil, what):
     assert len(caught.value.lines) == 1
     assert caught.value.lines[0].startswith(str(tree / name))
     assert not (tree / 'annotations').exists()
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'my photo 1\nläufer\n',
+        '\ufeffmy photo 1\r\nläufer\r\n',
+        'my photo 1  1\r\nläufer -1\r\nläufer 0',
+    ],
+)
+def test_lists_of_any_editor(tmp_path, text):
+    # Bug: names cut at their first space, with a number taken for the column of a list of one
+    # class, or with the mark that Windows' editors put before UTF-8.
+    root = write_tree(tmp_path, [])
+    for name in ('my photo 1', 'läufer'):
+        for folder, suffix in (('JPEGImages', 'jpg'), ('Annotations', 'xml')):
+            shutil.copy(root / folder / f'one.{suffix}', root / folder / f'{name}.{suffix}')
+    (root / 'ImageSets' / 'Main' / 'train.txt').write_bytes(text.encode())
+    coco = load(convert_voc(root, ['train'])[0].path)
+    assert [image['file_name'] for image in coco.imgs.values()] == ['my photo 1.jpg', 'läufer.jpg']
 
 
 def test_classes_must_cover_the_labels(tree):

@@ -14,6 +14,7 @@ from mmws.config_code import Code, assign, base_path, is_under, write_config
 
 from .coco_check import CocoReport, check_coco
 from .errors import DataError
+from .preflight import NOT_HEADS, head_classes
 from .voc import convert_voc, has_masks
 
 StrPath = Union[str, Path]
@@ -32,8 +33,6 @@ BOX_BASE = 'mmws::faster_rcnn/faster_rcnn_r50_gnws.py'
 
 # COCO evaluation stops on these, training does not.
 _FATAL_IN_VAL = ('no_iscrowd', 'bad_masks')
-# Their `num_classes` is not the data set's: ImageNet's, or object against background.
-_NOT_HEADS = ('backbone', 'neck', 'data_preprocessor', 'rpn_head')
 
 
 @dataclass
@@ -325,14 +324,10 @@ def _image_paths(report: CocoReport) -> 'set[str]':
 
 def _classes_of_base(model: dict) -> int:
     """Return the number of classes of the base's data set: that of its (first) box head."""
-    found = [
-        (path, value)
-        for path, value in _leaves(model)
-        if path[-1] == 'num_classes' and not set(path) & set(_NOT_HEADS)
-    ]
+    found = list(head_classes(model))
     if not found:
         raise ValueError('the base model has no head with num_classes: take a detector as base')
-    return next((value for path, value in found if 'bbox_head' in path), found[0][1])
+    return next((value for key, value in found if 'bbox_head' in key.split('.')), found[0][1])
 
 
 def _with_classes(node: Any, old: int) -> Any:
@@ -353,7 +348,7 @@ def _model_override(model: dict, old: int) -> dict:
     """Return the nested dict that sets each ``num_classes`` of value ``old`` in the heads."""
     override = {}
     for key, value in model.items():
-        if key in _NOT_HEADS:
+        if key in NOT_HEADS:
             continue
         if key == 'num_classes' and value == old:
             override[key] = Code('num_classes')

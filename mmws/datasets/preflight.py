@@ -20,7 +20,7 @@ _ORDERED_BY_ID = 'Objects365V1Dataset'
 _VOC_LIKE = ('VOCDataset', 'XMLDataset')
 # Parts of a model whose `num_classes` is not the data set's: ImageNet's, object against
 # background, stuff.
-_NOT_HEADS = ('backbone', 'neck', 'data_preprocessor', 'rpn_head', 'semantic_head')
+NOT_HEADS = ('backbone', 'neck', 'data_preprocessor', 'rpn_head', 'semantic_head')
 
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 # Bytes read at each of the places where an annotation file is sampled: some hundred images.
@@ -187,7 +187,7 @@ def head_classes(model: dict, key: str = 'model') -> 'Iterator[tuple[str, int]]'
     for name, value in entries:
         if name == 'num_classes' and isinstance(value, int):
             yield f'{key}.{name}', value
-        elif isinstance(value, (dict, list, tuple)) and name not in _NOT_HEADS:
+        elif isinstance(value, (dict, list, tuple)) and name not in NOT_HEADS:
             yield from head_classes(value, f'{key}.{name}')
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from importlib import metadata
@@ -11,6 +10,8 @@ from typing import Any
 
 import torch
 import torchvision
+
+from mmws.files import replacing
 
 from .run import RESULTS, ZOO, read_results, zoo_configs
 
@@ -65,11 +66,8 @@ def write_report(out: str | Path, document: str | Path, command: str, *, root: P
     if not results:
         raise FileNotFoundError(f'{path} has no results: check configs before the report')
     text = report(results, command, zoo_configs(root))
-    document = Path(document)
-    document.parent.mkdir(parents=True, exist_ok=True)
-    part = document.with_name(f'{document.name}.part')
-    part.write_text(text, encoding='utf-8')
-    os.replace(part, document)
+    with replacing(Path(document)) as draft:
+        draft.write_text(text, encoding='utf-8')
     return text
 
 

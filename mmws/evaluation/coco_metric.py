@@ -6,7 +6,6 @@ import os
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from importlib.util import find_spec
 from typing import Any, Optional
 
 import numpy as np
@@ -18,7 +17,7 @@ from terminaltables import AsciiTable
 from mmws.registry import METRICS
 
 from .coco_eval import CocoResult, evaluate_coco
-from .curves import draw_pr_curves
+from .curves import draw_pr_curves, require_picture
 
 # In the order of pycocotools' `stats`; of recalls, those at MMDetection's limits of detections.
 ITEMS = (
@@ -43,11 +42,12 @@ class CocoMetric(MMDetCocoMetric):
 
     Raises:
         ImportError: if curves are wanted without matplotlib.
+        ValueError: if ``pr_curves`` does not end in that of a picture format.
     """
 
     def __init__(self, *args: Any, pr_curves: Optional[str] = None, **kwargs: Any) -> None:
-        if pr_curves is not None and find_spec('matplotlib') is None:
-            raise ImportError('pr_curves needs matplotlib: run `pip install "mmws[eval]"`')
+        if pr_curves is not None:
+            require_picture(pr_curves)
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools chats while it reads
             super().__init__(*args, **kwargs)
         self.pr_curves = pr_curves

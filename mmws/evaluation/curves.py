@@ -10,6 +10,23 @@ from mmws.files import replacing
 from .coco_eval import CocoResult
 
 
+def require_picture(path: Union[str, Path]) -> None:
+    """Check that curves can be drawn into ``path``.
+
+    Raises:
+        ImportError: if matplotlib is missing.
+        ValueError: if the suffix is of no format that matplotlib writes.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError('pr_curves needs matplotlib: run `pip install "mmws[eval]"`') from None
+    if Path(path).suffix[1:].lower() not in Figure().canvas.get_supported_filetypes():
+        raise ValueError(
+            f'pr_curves={str(path)!r}: the name must end in that of a picture format, such as .png'
+        )
+
+
 def draw_pr_curves(results: 'dict[str, CocoResult]', path: Union[str, Path]) -> None:
     """Draw precision over recall: the mean of all classes at each IoU, each class at the first.
 

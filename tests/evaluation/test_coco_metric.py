@@ -3,6 +3,7 @@ import copy
 import io
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -318,7 +319,16 @@ def test_curves_and_table(tmp_path, monkeypatch):
 
 def test_curves_without_matplotlib_are_refused_before_training(tmp_path, monkeypatch):
     # Bug: hours of training end in an ImportError at the first evaluation.
-    monkeypatch.setattr(coco_metric, 'find_spec', lambda name: None)
+    monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
     data, _ = random_case(2)
     with pytest.raises(ImportError, match='mmws\\[eval\\]'):
         build(mmws.CocoMetric, write(data, tmp_path), data, pr_curves='pr.png')
+
+
+@pytest.mark.parametrize('name', ['pr', 'pr.txt'])
+def test_curves_of_no_picture_format_are_refused_before_training(tmp_path, name):
+    # Bug: training ends at its first evaluation, and a draft is left behind.
+    pytest.importorskip('matplotlib')
+    data, _ = random_case(2)
+    with pytest.raises(ValueError, match=f"'{name}': the name must end in that of a picture"):
+        build(mmws.CocoMetric, write(data, tmp_path), data, pr_curves=name)

@@ -222,7 +222,7 @@ def read_class_names(names: Optional[Sequence[str]]) -> 'Optional[tuple[str, ...
         return None
     if len(names) == 1 and os.path.isfile(names[0]):
         try:
-            lines = Path(names[0]).read_text(encoding='utf-8').splitlines()
+            lines = Path(names[0]).read_text(encoding='utf-8-sig').splitlines()
         except UnicodeError:
             raise ValueError(f'--classes {names[0]}: give a text file, one name a line') from None
         names = [line.strip() for line in lines if line.strip()]

@@ -250,8 +250,10 @@ class _UnreadableError(Exception):
 def _draw_image(path: Path, target: Path, predict_one: 'Callable[..., np.ndarray]') -> None:
     try:
         image = mmcv.imread(str(path))
-    except (OSError, cv2.error) as error:
-        raise _UnreadableError(f'{path} cannot be read: {_one_line(error)}') from error
+    except OSError as error:
+        raise _UnreadableError(f'{path} cannot be read: {error.strerror or error}') from error
+    except cv2.error:  # an empty file
+        image = None
     if image is None:
         raise _UnreadableError(f'{path} cannot be read: it is no image, or damaged')
     drawn = predict_one(image, path)
@@ -293,10 +295,6 @@ def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
         if not found:
             return
         yield frame
-
-
-def _one_line(error: Exception) -> str:
-    return ' '.join(str(getattr(error, 'strerror', None) or error).split())
 
 
 class _CocoResults:

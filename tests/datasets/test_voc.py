@@ -393,7 +393,8 @@ def run_tool(monkeypatch, *arguments):
 
 def test_the_tool_prints_the_report(tree, monkeypatch, capsys):
     names = tree / 'names.txt'
-    names.write_text('\n'.join(CLASSES) + '\n\n')
+    # Bug: the mark that Windows' editors put before UTF-8 as a part of the first name.
+    names.write_text('\ufeff' + '\r\n'.join(CLASSES) + '\r\n\r\n', encoding='utf-8')
     run_tool(monkeypatch, tree, '--classes', names, '--splits', 'train', '--out', tree / 'new')
     out = capsys.readouterr().out
     assert 'train: 4 images (0 empty)' in out

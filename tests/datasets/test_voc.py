@@ -197,7 +197,7 @@ def test_training_ignores_difficult_objects(tmp_path):
             data_prefix={'img': report.img_dir},
             metainfo={'classes': VOC_CLASSES},
             pipeline=[
-                {'type': 'mmdet.LoadImageFromFile'},
+                {'type': 'LoadImageFromFile'},
                 {'type': 'mmdet.LoadAnnotations', 'with_bbox': True, 'with_mask': True},
                 {'type': 'mmdet.PackDetInputs'},
             ],

@@ -105,7 +105,7 @@ def record(model: nn.Module) -> dict[str, Any]:
     """
     uses: dict[Use | None, list[str]] = {}
     norms: dict[tuple, list[str]] = {}
-    for name, layer in model.named_modules():
+    for name, layer in model.named_modules(remove_duplicate=False):  # as in a state dict
         norm = norm_of(layer)
         if norm is not None:
             norms.setdefault(tuple(norm.items()), []).append(name)

@@ -97,6 +97,15 @@ def test_other_weight_functions_are_described_by_their_own_name():
     assert str(Record(described).use('0')) == 'the weight function Halved'
 
 
+def test_a_shared_layer_is_recorded_under_all_its_names():
+    # Bug: RTMDet, whose levels share their convolutions, is told that its own checkpoint was
+    # trained without WS.
+    conv, norm = ConvWS2d(2, 2, 1), GroupNorm(2)
+    described = Record(record(nn.Sequential(nn.Sequential(conv, norm), nn.Sequential(conv, norm))))
+    assert described.use('1.0') == described.use('0.0') != PLAIN
+    assert described.norm('1.1') == described.norm('0.1') == dict(norm='GN', num_groups=2)
+
+
 def test_a_record_of_another_form_is_refused_by_name():
     with pytest.raises(ValueError, match='no record of mmws'):
         Record(dict(weights=None))

@@ -70,13 +70,15 @@ def unconverted_config(config: dict[str, Any]) -> tuple[ConfigDict, list[str]]:
     Args:
         config: A config of :func:`Converted`, with its ``type`` or without.
     """
-    overrides = {k: v for k, v in config.items() if k not in ('type', 'model', 'conv', 'norm')}
+    ours = ('type', '_scope_', 'model', 'conv', 'norm')
+    overrides = {k: v for k, v in config.items() if k not in ours}
     base = Config(dict(model=copy.deepcopy(config['model'])))
     cfg = copy.deepcopy(base)
     overrides = copy.deepcopy(overrides)
-    if base.model.keys() <= {'type', *overrides}:
+    own = {k: v for k, v in base.model.items() if k in ('type', '_scope_')}  # of every component
+    if base.model.keys() <= {*own, *overrides}:
         # MMEngine handed on the whole: merged again, what later settings delete would come back.
-        cfg.model = dict(overrides, type=base.model.type)
+        cfg.model = dict(overrides, **own)
     else:
         cfg.merge_from_dict(dict(model=overrides))
     forms = config.get('conv', 'WS'), config.get('norm', 'GN')

@@ -160,11 +160,11 @@ def _is_own(name: Any) -> bool:
 def _load(model: nn.Module, weights: dict[str, Tensor], name: str) -> None:
     # A prefix is what data-parallel wrappers leave; MMEngine strips it too.
     weights = {key.removeprefix('module.'): value for key, value in weights.items()}
+    check_weights(model, weights)  # which says in short what PyTorch says of every weight
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f'{name} is not of this config: {error}') from error
-    check_weights(model, weights)  # of the same names, they may be trained with other layers
 
 
 def _plain_twin(cfg: Config, folded: nn.Module) -> nn.Module:

@@ -95,11 +95,12 @@ def test_later_settings_reach_the_model(config, tmp_path):
     assert type(model.backbone.bcn1) is mmws.BCN
 
 
-def test_what_later_settings_delete_is_gone(config, tmp_path):
+def test_what_later_settings_delete_is_gone(tmp_path):
     # Bug: merged into the inner model, the arguments of the replaced backbone are back.
-    settings = "dict(backbone=dict(_delete_=True, type='mmws.ResNetV2', depth=50))"
-    cfg = written(tmp_path, f"_base_ = '{config}'\nmodel = {settings}")
-    assert unconverted_config(cfg.model)[0].backbone == dict(type='mmws.ResNetV2', depth=50)
+    settings = "dict(backbone=dict(_delete_=True, type='mmws.ResNetV2', depth=50, out_indices=[0]))"
+    (tmp_path / 'base.py').write_text(CONVERTED.format(base=R50, delete=''))
+    cfg = written(tmp_path, f"_base_ = './base.py'\nmodel = {settings}")
+    assert type(build(cfg).backbone) is mmws.ResNetV2
 
 
 def test_trains_resumes_and_tests(config, tmp_path, monkeypatch):

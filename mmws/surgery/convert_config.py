@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -120,7 +121,9 @@ def _config_text(
     norm: str | None,
     found: dict[tuple[str, ...], Published | None],
 ) -> str:
-    source = base_path(base, out)
+    # MMEngine inherits from no folder such as gn+ws by the name of its package.
+    by_name = '::' not in str(base) or re.match(r'\w+::\w+/', str(base))
+    source = base_path(base if by_name else cfg.filename, out)
     options = [f'--{k} {v or "none"}' for k, v in (('conv', conv), ('norm', norm))]
     command = ' '.join([shlex.quote(str(base)), shlex.quote(str(out)), *options])
     model = {

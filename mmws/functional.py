@@ -59,7 +59,10 @@ class WeightFunction:
     def reevaluate(
         self, kept: Sequence[Tensor | None], weight: Tensor, *others: Tensor | None
     ) -> Tensor:
-        """Return what ``__call__`` returns, from the vectors that :meth:`evaluate` returned."""
+        """Return what ``__call__`` returns, from the vectors that :meth:`evaluate` returned.
+
+        It is used at once: the next call may write to the same memory.
+        """
         return self(weight, *others)
 
     def gradients(

@@ -11,13 +11,15 @@ the two kernels cannot express goes into their per-row factors:
   :math:`\rho_o^2 = 1 / (1 + \epsilon / \sigma_o)`. In the gradient one :math:`\rho_o` belongs to
   :math:`k = \rho_o r_o`, the other to :math:`\gamma'`.
 
-Kept of a standardization are :math:`\mu_o`, :math:`k`, :math:`\gamma' / \gamma_o` and the factor
-of the first kernel; of a normalization the norms and the factors.
+Kept of a standardization are :math:`\mu_o`, :math:`k` and :math:`\gamma' / \gamma_o`, whose product
+with :math:`k` and :math:`\gamma_o` is what the centred row is multiplied by; of a normalization the
+norms and the factors.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from typing import NamedTuple
 
 import torch
@@ -44,6 +46,33 @@ def _terms(rows: Tensor, eps: float, eps_inside: bool, divisor: int, scale: floa
     return _Terms(tiny, scale, eps / unbias)
 
 
+class _Workspace(threading.local):
+    """Memory of a thread of the CPU that one filter after another is written to.
+
+    Fresh memory is not in the processor's cache, so that writing it costs more than computing
+    what is written.
+    """
+
+    max_bytes = 2**24  # more would not stay in the cache either
+
+    def __init__(self) -> None:
+        self._memory: dict[torch.dtype, Tensor] = {}
+
+    def take(self, rows: Tensor) -> Tensor | None:
+        """Return :math:`(1, O, n)` to write to; None if this is not the place for ``rows``."""
+        n = rows.numel()
+        if rows.device.type != 'cpu' or n * rows.element_size() > self.max_bytes:
+            return None
+        memory = self._memory.get(rows.dtype)
+        if memory is None or memory.numel() < n:
+            with torch.inference_mode(False):
+                memory = self._memory[rows.dtype] = torch.empty(n, dtype=rows.dtype)
+        return memory[:n].view(1, *rows.shape)
+
+
+_workspace = _Workspace()
+
+
 def standardize(
     rows: Tensor,
     gain: Tensor | None,
@@ -59,7 +88,7 @@ def standardize(
         unit = rows.new_full(rows.shape[:1], terms.scale)
         factor = unit if gain is None else unit * gain
         out, mean, k = _group_norm(rows, factor, shift, terms.eps)
-        return out, [mean, k, unit, factor]
+        return out, [mean, k, unit]
     # The factor needs the deviation, which comes with the rows that it is for.
     out, mean, inverse_deviation = _group_norm(rows, None, None, terms.eps)
     root = torch.rsub(inverse_deviation, 1.0, alpha=-terms.shrinkage).rsqrt_()
@@ -70,7 +99,7 @@ def standardize(
     out.mul_(factor[:, None])
     if shift is not None:
         out.add_(shift[:, None])
-    return out, [mean, k, unit, factor]
+    return out, [mean, k, unit]
 
 
 def restandardize(
@@ -83,9 +112,18 @@ def restandardize(
     divisor: int,
     scale: float,
 ) -> Tensor:
-    """Standardize every row once more; see :mod:`mmws.kernels.operators`."""
-    terms = _terms(rows, eps, eps_inside, divisor, scale)
-    return _group_norm(rows, kept[3], shift, terms.eps)[0]
+    """Standardize every row once more, to be used at once; see :mod:`mmws.kernels.operators`."""
+    mean, k, unit = kept
+    factor = k * unit if gain is None else (k * unit).mul_(gain)
+    # Batch normalization in evaluation with these statistics, whose variance (0 + 1) has no part.
+    arguments = rows[None], factor, shift, mean, torch.zeros_like(mean), False, 0.0, 1.0
+    out = _workspace.take(rows)
+    if out is None:
+        return torch.native_batch_norm(*arguments)[0][0]
+    torch.ops.aten.native_batch_norm.out(
+        *arguments, out=out, save_mean=mean.new_empty(0), save_invstd=mean.new_empty(0)
+    )
+    return out[0]
 
 
 def standardize_backward(
@@ -100,7 +138,7 @@ def standardize_backward(
     mask: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients with respect to ``rows``, gain and shift; see :mod:`mmws.kernels.operators`."""
-    mean, k, unit, _ = kept
+    mean, k, unit = kept
     bn_gain = unit if gain is None else unit * gain
     grad_rows, grad_gain, grad_shift = torch.ops.aten.native_batch_norm_backward(
         grad[None], rows[None], bn_gain, None, None, mean, k, True, 0.0, mask
@@ -134,8 +172,9 @@ def normalize(rows: Tensor, gain: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 
 def renormalize(rows: Tensor, gain: Tensor, kept: list[Tensor]) -> Tensor:
-    """Give every row its length once more; see :mod:`mmws.kernels.operators`."""
-    return rows * kept[1][:, None]
+    """Give every row its length, to be used at once; see :mod:`mmws.kernels.operators`."""
+    out = _workspace.take(rows)
+    return torch.mul(rows, kept[1][:, None], out=None if out is None else out[0])
 
 
 def normalize_backward(

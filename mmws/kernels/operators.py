@@ -7,9 +7,10 @@ With :math:`\mu_o` the mean of a row, :math:`\sigma_o^2` the sum of its squared 
 .. math:: \hat W_o = \gamma_o s \frac{W_o - \mu_o}{d_o} + \beta_o
 
 ``standardize(rows, gain, shift, eps, eps_inside, divisor, scale)`` returns it with a list of
-vectors, ``restandardize`` makes it again with the help of these, and ``standardize_backward``
-returns the gradients with respect to ``rows``, ``gain`` and ``shift`` (empty where ``mask`` says
-not needed). What the vectors are is the implementation's own business.
+vectors, ``restandardize`` makes it again with the help of these, to be used before the next call
+of the same thread, and ``standardize_backward`` returns the gradients with respect to ``rows``,
+``gain`` and ``shift`` (empty where ``mask`` says not needed). What the vectors are is the
+implementation's own business.
 
 ``normalize(rows, gain)``, ``renormalize`` and ``normalize_backward`` are the same for
 :math:`\hat W_o = \gamma_o V_o / \lVert V_o \rVert`, where a row of zeros stays one.

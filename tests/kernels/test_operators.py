@@ -1,9 +1,12 @@
+import threading
+
 import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmws import layers
+from mmws.kernels import aten
 
 
 class Calls(TorchDispatchMode):
@@ -45,3 +48,27 @@ def test_a_training_step_calls_three_operators_more_than_a_plain_layer(layer, na
     ours = calls_of_a_step(layer, x)
     assert len(ours) == len(plain) + 3
     assert set(ours) - set(plain) == {f'mmws::{name}', f'mmws::re{name}', f'mmws::{name}_backward'}
+
+
+@pytest.mark.parametrize('layer', [layers.ConvWS2d, layers.ConvWN2d])
+@pytest.mark.parametrize('max_bytes', [0, 2**24])
+def test_gradients_of_a_model_whose_layers_share_a_workspace(layer, max_bytes, monkeypatch):
+    """The backward pass of one layer must not see the filter of another, of any size."""
+    monkeypatch.setattr(aten._Workspace, 'max_bytes', max_bytes)
+    model = nn.Sequential(layer(3, 8, 3), layer(8, 4, 3), layer(4, 8, 3)).double()
+    assert torch.autograd.gradcheck(model, torch.randn(1, 3, 9, 9).double().requires_grad_())
+
+
+def test_threads_have_workspaces_of_their_own():
+    rows, taken = torch.ones(2, 3), []
+    thread = threading.Thread(target=lambda: taken.append(aten._workspace.take(rows)))
+    thread.start()
+    thread.join()
+    assert taken[0].data_ptr() != aten._workspace.take(rows).data_ptr()
+
+
+def test_a_workspace_first_taken_in_inference_mode_serves_training():
+    workspace = aten._Workspace()
+    with torch.inference_mode():
+        workspace.take(torch.ones(2, 3))
+    assert not workspace.take(torch.ones(2, 3)).is_inference()

@@ -11,6 +11,7 @@ SAMPLE = {  # config -> convolutions and norms that are converted
     'autoassign/autoassign_r50-caffe_fpn_1x_coco.py': (61, 53),
     'cascade_rcnn/cascade-rcnn_r18_fpn_8xb8-amp-lsj-200e_coco.py': (20, 20),
     'centernet/centernet_r18-dcnv2_8xb16-crop512-140e_coco.py': (26, 26),
+    'ddod/ddod_r50_fpn_1x_coco.py': (61, 53),
     'detr/detr_r18_8xb2-500e_coco.py': (20, 20),
     'faster_rcnn/faster-rcnn_r18_fpn_8xb8-amp-lsj-200e_coco.py': (20, 20),
     'fcos/fcos_r18_fpn_gn-head-center-normbbox-centeronreg-giou_8xb8-amp-lsj-200e_coco.py': (
@@ -28,7 +29,6 @@ SAMPLE = {  # config -> convolutions and norms that are converted
     'retinanet/retinanet_r18_fpn_1x_coco.py': (20, 20),
     'rpn/rpn_r50_fpn_1x_coco.py': (53, 53),
     'rtmdet/rtmdet_tiny_8xb32-300e_coco.py': (68, 76),
-    'sort/sort_faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval.py': (53, 53),
     'ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py': (76, 76),
     'tood/tood_r50_fpn_1x_coco.py': (59, 53),
     'vfnet/vfnet_r50_fpn_1x_coco.py': (60, 53),

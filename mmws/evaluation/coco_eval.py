@@ -149,7 +149,7 @@ def _detections(
         if iou_type == 'segm':
             scores = prediction.get('mask_scores', prediction['scores']).tolist()
             masks = prediction['masks']
-            fields = [{'segmentation': m, 'area': float(mask_utils.area(m))} for m in masks]
+            fields = [{'segmentation': m, 'area': a} for m, a in zip(masks, _areas(masks))]
         else:
             scores = prediction['scores'].tolist()
             boxes = prediction['bboxes'].copy()
@@ -164,6 +164,11 @@ def _detections(
                 'score': score,
                 **field,
             }
+
+
+def _areas(masks: 'list[dict]') -> 'list[float]':
+    chunks = (masks[i : i + 255] for i in range(0, len(masks), 255))  # pycocotools counts in 8 bits
+    return [float(area) for chunk in chunks for area in mask_utils.area(chunk)]
 
 
 def _counts_alike(ground_truth: COCO, predictions: 'list[dict]') -> bool:

@@ -24,6 +24,8 @@ class FasterEvaluation(COCOeval_faster):
         # With 'segm' it would prepare masks.
         super().__init__(ground_truth, _Results(ground_truth, detections), 'bbox')
         shape = 'segmentation' if iou_type == 'segm' else 'bbox'
+        # pycocotools looks at every box of a list, and takes an array as it is.
+        self._together = list if iou_type == 'segm' else np.array
         self._objects = defaultdict(list)
         for annotation in ground_truth.anns.values():
             if iou_type == 'segm':  # in place, as pycocotools does: the next evaluation finds RLE
@@ -44,7 +46,8 @@ class FasterEvaluation(COCOeval_faster):
         scores, shapes = zip(*detections)
         order = np.argsort(-np.array(scores), kind='stable')[: self.params.maxDets[-1]]
         shapes_of_objects, crowds = zip(*objects)
-        return mask_utils.iou([shapes[i] for i in order], list(shapes_of_objects), list(crowds))
+        detected = self._together([shapes[i] for i in order])
+        return mask_utils.iou(detected, self._together(shapes_of_objects), list(crowds))
 
 
 class _Results:

@@ -12,6 +12,7 @@ from detection_cases import as_coco, build, compute, ids_of, random_case, write
 from mmdet.evaluation import CocoMetric as MMDetCocoMetric
 from mmengine.evaluator import Evaluator
 from mmengine.registry import METRICS
+from pycocotools import mask as mask_utils
 
 import mmws
 from mmws.evaluation import coco_eval, coco_metric, evaluate_coco
@@ -332,3 +333,9 @@ def test_curves_of_no_picture_format_are_refused_before_training(tmp_path, name)
     data, _ = random_case(2)
     with pytest.raises(ValueError, match=f"'{name}': the name must end in that of a picture"):
         build(mmws.CocoMetric, write(data, tmp_path), data, pr_curves=name)
+
+
+def test_areas_of_more_masks_than_pycocotools_counts():
+    """It counts the masks of one call in 8 bits; an image may have more."""
+    masks = mask_utils.encode(np.ones((4, 6, 300), np.uint8, order='F'))
+    assert coco_eval._areas(masks) == [24.0] * 300

@@ -53,8 +53,8 @@ class Server:
                 else:
                     self.send_response(200)
                 self.send_header('Content-Length', str(len(content) - start))
+                server.sent.append((name, start))  # before the client learns of it
                 self.end_headers()
-                server.sent.append((name, start))
                 end = len(content)
                 # The first question is for the size.
                 if server.breaks and [n for n, _ in server.sent].count(name) > 1:

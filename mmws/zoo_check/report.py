@@ -139,7 +139,8 @@ def _causes(results: dict[str, dict]) -> str:
 def _cause(result: dict[str, Any]) -> str:
     if 'error' not in result:
         return f'outputs differ by {result["difference"]:.1e}'
-    error = result['error'].replace('|', '\\|')
+    # A path says where the package is installed, which is no part of the cause.
+    error = result['error'].replace(f'{ZOO}/', '').replace('|', '\\|')
     return error if len(error) <= 160 else f'{error[:157]}...'
 
 

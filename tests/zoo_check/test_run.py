@@ -14,7 +14,7 @@ import mmws
 from mmws.zoo_check import check_zoo, write_report
 from mmws.zoo_check.check import check_model
 from mmws.zoo_check.report import report
-from mmws.zoo_check.run import read_results, read_zoo_config, zoo_configs
+from mmws.zoo_check.run import ZOO, read_results, read_zoo_config, zoo_configs
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason='forks a process that may have threads of CUDA by now'
@@ -150,6 +150,7 @@ def test_report_names_what_failed():
         {'config': 'b/unequal.py', **passed, 'fold_equal': False, 'difference': 0.5},
         {'config': 'b/crash.py', 'built': True, 'ran': True, 'stage': 'convert', 'error': 'E: x|y'},
         {'config': 'c/out.py', 'stage': 'build', 'error': 'ImportError: no package'},
+        {'config': 'c/gone.py', 'stage': 'read', 'error': f'E: no file {ZOO}/c/base.py'},
     ]
     text = report(json.loads(json.dumps(results)), 'the command', ['a/good.py', 'd/never.py'])
     words = ' '.join(text.split())
@@ -159,3 +160,4 @@ def test_report_names_what_failed():
     assert 'outputs differ by 5.0e-01 | `b/unequal.py`' in failed
     assert '| 1 | convert | E: x\\|y | `b/crash.py` |' in failed
     assert '| 1 | build | ImportError: no package | `c/out.py` |' in left
+    assert '| 1 | read | E: no file c/base.py | `c/gone.py` |' in left

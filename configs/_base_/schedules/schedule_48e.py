@@ -3,16 +3,9 @@
 _base_ = './schedule_2x.py'
 
 train_cfg = dict(max_epochs=48, val_interval=4)
-# Without `_scope_`, a config that inherits from `mmws::` would look for these types in mmws.
+# Without `_scope_`, a config that inherits from `mmws::` would look for the type in mmws.
 param_scheduler = [
-    dict(
-        _scope_='mmdet',
-        type='LinearLR',
-        start_factor=0.001,
-        by_epoch=False,
-        begin=0,
-        end=500,
-    ),
+    _base_.param_scheduler[0],  # the warm-up
     dict(
         _scope_='mmdet',
         type='MultiStepLR',

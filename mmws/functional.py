@@ -71,16 +71,22 @@ class WeightFunction:
         needs: Sequence[bool],
         kept: Sequence[Tensor | None],
         *stored: Tensor | None,
-    ) -> tuple[Tensor | None, ...]:
-        """Return the gradients with respect to the stored tensors, None where not needed.
+        again: bool = False,
+    ) -> tuple[tuple[Tensor | None, ...], Tensor | None]:
+        """Return the gradients with respect to the stored tensors, and the weight if asked for.
 
         Args:
             grad: Gradient with respect to what ``__call__`` returned.
             needs: For every stored tensor, whether its gradient is needed.
             kept: The vectors that :meth:`evaluate` returned.
             *stored: The arguments of ``__call__``.
+            again: Also do what :meth:`reevaluate` does, while the stored tensors are at hand.
+
+        Returns:
+            The gradients, None where not needed, and what :meth:`reevaluate` returns, or None.
         """
-        return _differentiate(self, needs, stored, grad)
+        grads = _differentiate(self, needs, stored, grad)
+        return grads, self.reevaluate(kept, *stored) if again else None
 
 
 class Operation(Protocol):
@@ -88,6 +94,10 @@ class Operation(Protocol):
 
     half_precision: ClassVar[bool]
     """Whether autocast lets it compute in half precision, rather than in float32."""
+
+    separable: ClassVar[bool]
+    """Whether parts of :meth:`backward` can be had at parts of its cost, and only the gradient of
+    the first input depends on the weight."""
 
     def forward(self, weight: Tensor, *inputs: Tensor | None) -> Tensor:
         """Return the output of the layer."""
@@ -173,19 +183,36 @@ class _Apply(torch.autograd.Function):
             return (None,) * 4 + _differentiate(compose, needs, tensors, grad)
 
         stored, inputs = tensors[:num_stored], tensors[num_stored:]
-        grad_inputs: tuple[Tensor | None, ...] = ()
-        if operation is not None:
-            weight = function.reevaluate(kept, *stored)
-            if dtype is not None:
-                weight = weight.to(dtype)
-            needs_weight = any(needs[:num_stored])
-            grad, *grad_inputs = operation.backward(
-                grad, (needs_weight, *needs[num_stored:]), weight, *inputs
+        needs_stored, needs_inputs = needs[:num_stored], needs[num_stored:]
+        if operation is None:
+            grad_stored, _ = function.gradients(grad, needs_stored, kept, *stored)
+            return (None,) * 4 + grad_stored
+        if (
+            any(needs_stored) and needs_inputs[0] and operation.separable
+            and dtype is None and grad.is_contiguous()
+        ):  # fmt: skip
+            # The stored weight, which is large, is read once: for its gradient, which the
+            # operation finds without knowing the weight, and to make the weight again.
+            grad_weight, _, *grad_others = operation.backward(
+                grad, (True, False, *needs_inputs[1:]), stored[0], *inputs
             )
-            del weight  # free it before the gradient of the stored weight is made
-        grad_stored: tuple[Tensor | None, ...] = (None,) * num_stored
-        if grad is not None:
-            grad_stored = function.gradients(grad, needs[:num_stored], kept, *stored)
+            grad_stored, weight = function.gradients(
+                grad_weight, needs_stored, kept, *stored, again=True
+            )
+            del grad_weight
+            nothing_else = (False,) * len(grad_others)
+            grad_input = operation.backward(grad, (False, True, *nothing_else), weight, *inputs)[1]
+            return (None,) * 4 + (*grad_stored, grad_input, *grad_others)
+        weight = function.reevaluate(kept, *stored)
+        if dtype is not None:
+            weight = weight.to(dtype)
+        grad_weight, *grad_inputs = operation.backward(
+            grad, (any(needs_stored), *needs_inputs), weight, *inputs
+        )
+        del weight  # free it before the gradient of the stored weight is made
+        grad_stored = (None,) * num_stored
+        if grad_weight is not None:
+            grad_stored, _ = function.gradients(grad_weight, needs_stored, kept, *stored)
         return (None,) * 4 + (*grad_stored, *grad_inputs)
 
 
@@ -206,10 +233,12 @@ def _differentiate(
     return tuple(next(grads) if need else None for need in needs)
 
 
+_is_compiling = getattr(torch.compiler, 'is_compiling', bool)  # not yet in PyTorch 2.1
+
+
 def is_tracing() -> bool:
     """Whether PyTorch records what runs now, in order to compile, export or trace it."""
-    compiling = getattr(torch.compiler, 'is_compiling', None)  # not yet in PyTorch 2.1
-    return (compiling is not None and compiling()) or torch.jit.is_tracing()
+    return _is_compiling() or torch._C._is_tracing()
 
 
 _BATCHED = torch._C._dispatch_key_parse('Batched')
@@ -237,6 +266,9 @@ def _closed_form_applies(*tensors: Tensor | None) -> bool:
     return True
 
 
+_EXACT = (torch.float32, torch.float64)
+
+
 def _at_least_float32(tensor: Tensor) -> Tensor:
     # Not torch.promote_types, which is a call of its own for whoever traces or counts calls.
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
@@ -247,14 +279,16 @@ def _memory_order(weight: Tensor) -> list[int]:
 
 
 def _rows(tensor: Tensor, like: Tensor) -> Tensor:
-    """Return :math:`(O, n)` in float32 at least, the elements in the order of ``like`` in memory.
+    """Return the filters contiguous, in float32 at least, their elements in the order of ``like``.
 
-    A filter's statistics do not depend on the order of its elements; following the memory makes
-    this a view for contiguous and for ``channels_last`` weights.
+    A filter's statistics do not depend on the order of its elements; following the memory copies
+    neither contiguous weights nor ``channels_last`` ones.
     """
+    if tensor.is_contiguous() and tensor.dtype in _EXACT and like.is_contiguous():
+        return tensor
     if not like.is_contiguous():
         tensor = tensor.permute(0, *_memory_order(like))
-    return _at_least_float32(tensor.reshape(tensor.shape[0], -1)).contiguous()
+    return _at_least_float32(tensor).contiguous()
 
 
 def _unrows(rows: Tensor, like: Tensor) -> Tensor:
@@ -262,14 +296,29 @@ def _unrows(rows: Tensor, like: Tensor) -> Tensor:
     if rows.dtype != like.dtype:
         rows = rows.to(like.dtype)
     if like.is_contiguous():
-        return rows.view_as(like)
+        return rows
     order = [0, *_memory_order(like)]
-    inverse = sorted(range(like.dim()), key=order.__getitem__)
-    return rows.view([like.shape[d] for d in order]).permute(inverse)
+    return rows.permute(sorted(range(like.dim()), key=order.__getitem__))
 
 
-def _vector(tensor: Tensor | None, rows: Tensor) -> Tensor | None:
-    return None if tensor is None else tensor.reshape(-1).to(rows.dtype).contiguous()
+def _vector(tensor: Tensor, rows: Tensor) -> Tensor:
+    return tensor.reshape(-1).to(rows.dtype).contiguous()
+
+
+def _gradients(
+    made: Sequence[Tensor],
+    needs: Sequence[bool],
+    stored: Sequence[Tensor | None],
+    again: bool,
+) -> tuple[tuple[Tensor | None, ...], Tensor | None]:
+    """Give the results of an operator, of which there are as many as were asked for, their form."""
+    weight, *vectors = stored
+    made = list(made)
+    weight_again = _unrows(made.pop(), weight) if again else None
+    grads = [_unrows(made.pop(0), weight) if needs[0] else None]
+    for need, vector in zip(needs[1:], vectors):
+        grads.append(made.pop(0).to(vector.dtype).view(vector.shape) if need else None)
+    return tuple(grads), weight_again
 
 
 @dataclass(frozen=True)
@@ -338,11 +387,9 @@ class Standardize(WeightFunction):
     def evaluate(
         self, weight: Tensor, gain: Tensor | None = None, shift: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        rows = _rows(weight, weight)
-        rows, kept = kernels.standardize(
-            rows, _vector(gain, rows), _vector(shift, rows), *self._options(rows)
-        )
-        return _unrows(rows, weight), tuple(kept)
+        tensors, options = self._arguments(weight, gain, shift)
+        out, kept = kernels.standardize(*tensors, *options)
+        return _unrows(out, weight), tuple(kept)
 
     def reevaluate(
         self,
@@ -351,11 +398,8 @@ class Standardize(WeightFunction):
         gain: Tensor | None = None,
         shift: Tensor | None = None,
     ) -> Tensor:
-        rows = _rows(weight, weight)
-        rows = kernels.restandardize(
-            rows, _vector(gain, rows), _vector(shift, rows), kept, *self._options(rows)
-        )
-        return _unrows(rows, weight)
+        tensors, options = self._arguments(weight, gain, shift)
+        return _unrows(kernels.restandardize(*tensors, kept, *options), weight)
 
     def gradients(
         self,
@@ -365,19 +409,26 @@ class Standardize(WeightFunction):
         weight: Tensor,
         gain: Tensor | None = None,
         shift: Tensor | None = None,
-    ) -> tuple[Tensor | None, ...]:
-        rows = _rows(weight, weight)
-        grads = kernels.standardize_backward(
-            _rows(grad, weight), rows, _vector(gain, rows), kept,
-            *self._options(rows), [*needs, False, False][:3],
-        )  # fmt: skip
-        return tuple(
-            _unrows(grad, stored) if need else None
-            for need, grad, stored in zip(needs, grads, (weight, gain, shift))
+        again: bool = False,
+    ) -> tuple[tuple[Tensor | None, ...], Tensor | None]:
+        tensors, options = self._arguments(weight, gain, shift)
+        mask = [*needs, False, False][:3]
+        made = kernels.standardize_backward(
+            _rows(grad, weight), *tensors, kept, *options, [*mask, again]
         )
+        return _gradients(made, needs, (weight, gain, shift), again)
 
-    def _options(self, rows: Tensor) -> tuple[float, bool, int, float]:
-        return self.eps, self.eps_inside, self._divisor(rows.shape[1]), self.scale
+    def _arguments(
+        self, weight: Tensor, gain: Tensor | None, shift: Tensor | None
+    ) -> tuple[tuple[Tensor | None, ...], tuple[float, bool, int, float]]:
+        """Return the arguments of the operators, what is kept between the two."""
+        rows = _rows(weight, weight)
+        if gain is not None:
+            gain = _vector(gain, rows)
+        if shift is not None:
+            shift = _vector(shift, rows)
+        divisor = self._divisor(rows.numel() // max(rows.shape[0], 1))
+        return (rows, gain, shift), (self.eps, self.eps_inside, divisor, self.scale)
 
     def _divisor(self, n: int) -> int:
         # A single element has no unbiased variance; its deviation from the mean is 0 anyway.
@@ -404,7 +455,7 @@ class Normalize(WeightFunction):
     @staticmethod
     def norms(weight: Tensor) -> Tensor:
         """Return the Euclidean norm of every filter, :math:`(O)`, in float32 at least."""
-        return torch.linalg.vector_norm(_rows(weight, weight), dim=1)
+        return torch.linalg.vector_norm(_at_least_float32(weight.flatten(1)), dim=1)
 
     def evaluate(self, weight: Tensor, gain: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         rows = _rows(weight, weight)
@@ -422,15 +473,13 @@ class Normalize(WeightFunction):
         kept: Sequence[Tensor | None],
         weight: Tensor,
         gain: Tensor,
-    ) -> tuple[Tensor | None, ...]:
+        again: bool = False,
+    ) -> tuple[tuple[Tensor | None, ...], Tensor | None]:
         rows = _rows(weight, weight)
-        grads = kernels.normalize_backward(
-            _rows(grad, weight), rows, _vector(gain, rows), kept, needs
+        made = kernels.normalize_backward(
+            _rows(grad, weight), rows, _vector(gain, rows), kept, [*needs, again]
         )
-        return tuple(
-            _unrows(grad, stored) if need else None
-            for need, grad, stored in zip(needs, grads, (weight, gain))
-        )
+        return _gradients(made, needs, (weight, gain), again)
 
 
 @dataclass(frozen=True)
@@ -475,13 +524,15 @@ class Transposed(WeightFunction):
         grad: Tensor,
         needs: Sequence[bool],
         kept: Sequence[Tensor | None],
-        *stored: Tensor | None,
-    ) -> tuple[Tensor | None, ...]:
-        weight, *others = stored
-        grad_weight, *grads = self.function.gradients(
-            self._swap(grad), needs, kept, self._swap(weight), *others
+        weight: Tensor,
+        *others: Tensor | None,
+        again: bool = False,
+    ) -> tuple[tuple[Tensor | None, ...], Tensor | None]:
+        (grad_weight, *grads), made = self.function.gradients(
+            self._swap(grad), needs, kept, self._swap(weight), *others, again=again
         )
-        return (None if grad_weight is None else self._swap(grad_weight), *grads)
+        grad_weight = None if grad_weight is None else self._swap(grad_weight)
+        return (grad_weight, *grads), None if made is None else self._swap(made)
 
 
 def _check(name: str, weight: Tensor) -> None:

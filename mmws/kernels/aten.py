@@ -1,49 +1,31 @@
 r"""The operators by PyTorch's own kernels, for any device.
 
 Group normalization with every row a group makes a standardized filter in one call, but with the
-biased variance and with eps inside the root; the gradient is that of batch normalization over one
-row, :math:`\gamma' k [g - \bar g - c\, k^2 \sum g\,c / n]` with :math:`c` the centred row. What
-the two kernels cannot express goes into their per-row factors:
+biased variance and with eps inside the root: of a centred row :math:`c` it makes :math:`r\,c`. What
+it cannot express is :math:`h_o`, by which that is to be divided. With
+:math:`u = \sqrt{n / \mathrm{divisor}}`, so that :math:`\sigma_o = u / r_o`,
 
-- ``unbias`` :math:`= \sqrt{n / \mathrm{divisor}}`, and :math:`\sigma_o` is ``unbias`` times the
-  biased deviation, the inverse of :math:`r_o`;
-- for eps outside the root, :math:`1 / d_o` is :math:`r_o / \mathrm{unbias}` shrunk by
-  :math:`\rho_o^2 = 1 / (1 + \epsilon / \sigma_o)`. In the gradient one :math:`\rho_o` belongs to
-  :math:`k = \rho_o r_o`, the other to :math:`\gamma'`.
+.. math:: h_o = \frac{u}{s} \text{ for eps inside}, \qquad
+    h_o = \frac{u + \epsilon\, r_o}{s} \text{ outside}, \qquad
+    \hat W_o = \gamma_o f_o\, c + \beta_o, \quad f_o = r_o / h_o
 
-Kept of a standardization are :math:`\mu_o`, :math:`k` and :math:`\gamma' / \gamma_o`, whose product
-with :math:`k` and :math:`\gamma_o` is what the centred row is multiplied by; of a normalization the
-norms and the factors.
+The gradient is that of batch normalization over one row,
+:math:`\gamma' k [g - \bar g - c\, k^2 \sum g\,c / n]`, with :math:`k^2 = r f u / s` and
+:math:`\gamma' = \gamma f / k`.
+
+Kept of a standardization are :math:`\mu`, :math:`r` and :math:`h`; of a normalization the norms and
+the factors.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-
-class _Terms(NamedTuple):
-    """eps and scale for kernels of biased variance with eps inside the root."""
-
-    eps: float
-    scale: float
-    # eps / sigma is this times the kernel's inverse deviation; 0 with eps inside.
-    shrinkage: float
-
-
-def _terms(rows: Tensor, eps: float, eps_inside: bool, divisor: int, scale: float) -> _Terms:
-    n = rows.shape[1]
-    unbias = math.sqrt(n / divisor)
-    # Of a single element the kernel leaves rounding errors, divided by eps; 0 is exact.
-    scale = scale / unbias if n > 1 else 0.0
-    tiny = torch.finfo(rows.dtype).tiny
-    if eps_inside:
-        return _Terms(max(eps / unbias**2, tiny), scale, 0.0)
-    return _Terms(tiny, scale, eps / unbias)
+_batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
 
 
 class _Workspace(threading.local):
@@ -57,17 +39,24 @@ class _Workspace(threading.local):
 
     def __init__(self) -> None:
         self._memory: dict[torch.dtype, Tensor] = {}
+        self._views: dict[tuple[torch.dtype, torch.Size], Tensor] = {}
 
-    def take(self, rows: Tensor) -> Tensor | None:
-        """Return :math:`(1, O, n)` to write to; None if this is not the place for ``rows``."""
-        n = rows.numel()
-        if rows.device.type != 'cpu' or n * rows.element_size() > self.max_bytes:
-            return None
-        memory = self._memory.get(rows.dtype)
-        if memory is None or memory.numel() < n:
+    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return memory for a tensor like ``rows``, and a view of it as :math:`(O, n)`."""
+        if not rows.is_cpu or rows.nbytes > self.max_bytes:
+            out = torch.empty_like(rows)
+            return out, out.flatten(1)
+        key = rows.dtype, rows.shape
+        views = self._views.get(key)
+        if views is None:
             with torch.inference_mode(False):
-                memory = self._memory[rows.dtype] = torch.empty(n, dtype=rows.dtype)
-        return memory[:n].view(1, *rows.shape)
+                memory = self._memory.get(rows.dtype)
+                if memory is None or memory.numel() < rows.numel():
+                    self._views.clear()  # they are of the smaller memory, which would stay
+                    memory = self._memory[rows.dtype] = rows.new_empty(rows.numel())
+                out = memory[: rows.numel()].view_as(rows)
+                views = self._views[key] = out, out.flatten(1)
+        return views
 
 
 _workspace = _Workspace()
@@ -83,23 +72,26 @@ def standardize(
     scale: float,
 ) -> tuple[Tensor, list[Tensor]]:
     """Standardize every row; see :mod:`mmws.kernels.operators`."""
-    terms = _terms(rows, eps, eps_inside, divisor, scale)
+    o = rows.shape[0]
+    n = rows.numel() // max(o, 1)
+    u = math.sqrt(n / divisor)
+    quotient = _quotient(u, n, scale)
+    kernel_eps = _TINY[rows.dtype]
     if eps_inside:
-        unit = rows.new_full(rows.shape[:1], terms.scale)
-        factor = unit if gain is None else unit * gain
-        out, mean, k = _group_norm(rows, factor, shift, terms.eps)
-        return out, [mean, k, unit]
-    # The factor needs the deviation, which comes with the rows that it is for.
-    out, mean, inverse_deviation = _group_norm(rows, None, None, terms.eps)
-    root = torch.rsub(inverse_deviation, 1.0, alpha=-terms.shrinkage).rsqrt_()
-    unit = root * terms.scale
-    k, factor = torch._foreach_mul([inverse_deviation, unit], [root, root])
+        kernel_eps = max(eps / u**2, kernel_eps)
+    out, mean, r = torch.native_group_norm(
+        rows.view(o, n), None, None, o, 1, n, 1, kernel_eps
+    )
+    h = torch.full_like(r, quotient)
+    if eps and not eps_inside:
+        h.add_(r, alpha=eps * quotient / u)
     if gain is not None:
-        factor.mul_(gain)
-    out.mul_(factor[:, None])
+        out.mul_(gain[:, None].div(h))
+    elif quotient != 1.0 or not eps_inside:
+        out.div_(h)
     if shift is not None:
         out.add_(shift[:, None])
-    return out, [mean, k, unit]
+    return out.view(rows.shape), [mean, r, h]
 
 
 def restandardize(
@@ -113,75 +105,100 @@ def restandardize(
     scale: float,
 ) -> Tensor:
     """Standardize every row once more, to be used at once; see :mod:`mmws.kernels.operators`."""
-    mean, k, unit = kept
-    factor = k * unit if gain is None else (k * unit).mul_(gain)
-    # Batch normalization in evaluation with these statistics, whose variance (0 + 1) has no part.
-    arguments = rows[None], factor, shift, mean, torch.zeros_like(mean), False, 0.0, 1.0
-    out = _workspace.take(rows)
-    if out is None:
-        return torch.native_batch_norm(*arguments)[0][0]
-    torch.ops.aten.native_batch_norm.out(
-        *arguments, out=out, save_mean=mean.new_empty(0), save_invstd=mean.new_empty(0)
-    )
-    return out[0]
+    mean, r, h = kept
+    return _again(rows, mean, r / h, gain, shift)
 
 
 def standardize_backward(
     grad: Tensor,
     rows: Tensor,
     gain: Tensor | None,
+    shift: Tensor | None,
     kept: list[Tensor],
     eps: float,
     eps_inside: bool,
     divisor: int,
     scale: float,
     mask: list[bool],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients with respect to ``rows``, gain and shift; see :mod:`mmws.kernels.operators`."""
-    mean, k, unit = kept
-    bn_gain = unit if gain is None else unit * gain
-    grad_rows, grad_gain, grad_shift = torch.ops.aten.native_batch_norm_backward(
-        grad[None], rows[None], bn_gain, None, None, mean, k, True, 0.0, mask
-    )
-    absent = rows.new_empty(0)
-    return (
-        grad_rows[0] if mask[0] else absent,
-        grad_gain.mul_(unit) if mask[1] else absent,
-        grad_shift if mask[2] else absent,
-    )
+) -> list[Tensor]:
+    """Gradients, and the rows once more; see :mod:`mmws.kernels.operators`."""
+    o = rows.shape[0]
+    n = rows.numel() // max(o, 1)
+    mean, r, h = kept
+    factor = r / h
+    quotient = _quotient(math.sqrt(n / divisor), n, scale)
+    k = r
+    if not (eps_inside or math.isinf(quotient)):
+        k = torch.addcmul(torch.zeros_like(r), r, factor, value=quotient).sqrt_()
+    unit = (factor / k).view(o)
+    grad_rows, grad_gain, grad_shift = _batch_norm_backward(
+        grad.view(1, o, n), rows.view(1, o, n), unit if gain is None else unit * gain,
+        None, None, mean.view(o), k.view(o), True, 0.0, mask[:3],
+    )  # fmt: skip
+    made = []
+    if mask[0]:
+        made.append(grad_rows.view(rows.shape))
+    if mask[1]:
+        made.append(grad_gain.mul_(unit))
+    if mask[2]:
+        made.append(grad_shift)
+    if mask[3]:
+        made.append(_again(rows, mean, factor, gain, shift))
+    return made
 
 
-def _group_norm(
-    rows: Tensor, gain: Tensor | None, shift: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalize every row: the result, its mean and its inverse standard deviation.
+_TINY = {dtype: torch.finfo(dtype).tiny for dtype in (torch.float32, torch.float64)}
 
-    Batch normalization in training mode does the same; group normalization reads a row once.
-    """
-    o, n = rows.shape
-    out, mean, inverse_deviation = torch.native_group_norm(rows[None], gain, shift, 1, o, n, o, eps)
-    return out.view(o, n), mean.view(o), inverse_deviation.view(o)
+
+def _quotient(u: float, n: int, scale: float) -> float:
+    """Return :math:`u / s`."""
+    # Of a single element the kernels leave rounding errors, divided by eps; 0 is exact.
+    return u / scale if n > 1 and scale else math.inf
+
+
+def _again(
+    rows: Tensor, mean: Tensor, factor: Tensor, gain: Tensor | None, shift: Tensor | None
+) -> Tensor:
+    """Return ``(rows - mean) * factor * gain + shift``, where possible in the workspace."""
+    if gain is not None:
+        factor = factor * gain[:, None]
+    out, flat = _workspace.take(rows)
+    torch.sub(rows.view(flat.shape), mean, out=flat).mul_(factor)
+    if shift is not None:
+        flat.add_(shift[:, None])
+    return out
 
 
 def normalize(rows: Tensor, gain: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Give every row the length of its gain; see :mod:`mmws.kernels.operators`."""
+    flat = rows.flatten(1)
     # An infinite norm makes 0 of a row without direction, and of its gradients.
-    norm = torch.threshold(torch.linalg.vector_norm(rows, dim=1), 0.0, math.inf)
-    factor = gain / norm
-    return rows * factor[:, None], [norm, factor]
+    norm = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
+    norm = torch.threshold(norm, 0.0, math.inf)
+    factor = gain[:, None] / norm
+    return (flat * factor).view(rows.shape), [norm, factor]
 
 
 def renormalize(rows: Tensor, gain: Tensor, kept: list[Tensor]) -> Tensor:
     """Give every row its length, to be used at once; see :mod:`mmws.kernels.operators`."""
-    out = _workspace.take(rows)
-    return torch.mul(rows, kept[1][:, None], out=None if out is None else out[0])
+    out, flat = _workspace.take(rows)
+    torch.mul(rows.view(flat.shape), kept[1], out=flat)
+    return out
 
 
 def normalize_backward(
     grad: Tensor, rows: Tensor, gain: Tensor, kept: list[Tensor], mask: list[bool]
-) -> tuple[Tensor, Tensor]:
-    """Gradients with respect to ``rows`` and gain; see :mod:`mmws.kernels.operators`."""
+) -> list[Tensor]:
+    """Gradients, and the rows once more; see :mod:`mmws.kernels.operators`."""
+    norm = kept[0]
     grad_rows, grad_gain = torch.ops.aten._weight_norm_interface_backward(
-        grad, rows, gain[:, None], kept[0][:, None], 0
+        grad.flatten(1), rows.flatten(1), gain[:, None], norm, 0
     )
-    return grad_rows, grad_gain[:, 0]
+    made = []
+    if mask[0]:
+        made.append(grad_rows.view(rows.shape))
+    if mask[1]:
+        made.append(grad_gain.view(-1))
+    if mask[2]:
+        made.append(renormalize(rows, gain, kept))
+    return made

@@ -13,6 +13,8 @@ row and :math:`g` the gradient, the gradient with respect to a row is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -92,11 +94,11 @@ def _restandardize(
 
 @triton.jit
 def _backward(
-    grad, rows, gain, means, variances, grad_rows, grad_gain, grad_shift,
+    grad, rows, gain, shift, means, variances, grad_rows, grad_gain, grad_shift, out,
     n, eps, divisor, scale,
-    EPS_INSIDE: tl.constexpr, HAS_GAIN: tl.constexpr,
+    EPS_INSIDE: tl.constexpr, HAS_GAIN: tl.constexpr, HAS_SHIFT: tl.constexpr,
     NEEDS_ROWS: tl.constexpr, NEEDS_GAIN: tl.constexpr, NEEDS_SHIFT: tl.constexpr,
-    BLOCK: tl.constexpr,
+    NEEDS_OUT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
     start = row.to(tl.int64) * n
@@ -118,8 +120,11 @@ def _backward(
         tl.store(grad_gain + row, product * unit)
     if NEEDS_SHIFT:
         tl.store(grad_shift + row, total)
-    if NEEDS_ROWS:
+    if NEEDS_ROWS or NEEDS_OUT:
         factor = _factor(gain, row, variance, eps, scale, EPS_INSIDE, HAS_GAIN)
+        offset = mean * 0
+        if HAS_SHIFT:
+            offset += tl.load(shift + row)
         quotient = _denominator(variance, eps, EPS_INSIDE)
         quotient *= quotient if EPS_INSIDE else tl.sqrt(variance)
         quotient *= divisor
@@ -127,10 +132,13 @@ def _backward(
         for first in range(0, n, BLOCK):
             columns = first + tl.arange(0, BLOCK)
             inside = columns < n
-            g = tl.load(grad + start + columns, mask=inside, other=0)
             centred = tl.load(rows + start + columns, mask=inside, other=0) - mean
-            result = factor * (g - total / n - centred * slope)
-            tl.store(grad_rows + start + columns, result, mask=inside)
+            if NEEDS_ROWS:
+                g = tl.load(grad + start + columns, mask=inside, other=0)
+                result = factor * (g - total / n - centred * slope)
+                tl.store(grad_rows + start + columns, result, mask=inside)
+            if NEEDS_OUT:
+                tl.store(out + start + columns, centred * factor + offset, mask=inside)
 
 
 @triton.jit
@@ -171,8 +179,9 @@ def _renormalize(rows, gain, out, norms, n, BLOCK: tl.constexpr):
 
 @triton.jit
 def _normalize_backward(
-    grad, rows, gain, norms, grad_rows, grad_gain, n,
-    NEEDS_ROWS: tl.constexpr, NEEDS_GAIN: tl.constexpr, BLOCK: tl.constexpr,
+    grad, rows, gain, norms, grad_rows, grad_gain, out, n,
+    NEEDS_ROWS: tl.constexpr, NEEDS_GAIN: tl.constexpr, NEEDS_OUT: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
     start = row.to(tl.int64) * n
@@ -185,14 +194,17 @@ def _normalize_backward(
     along = tl.sum(products) * reciprocal  # the gradient along the direction of the row
     if NEEDS_GAIN:
         tl.store(grad_gain + row, along)
-    if NEEDS_ROWS:
-        factor = tl.load(gain + row) * reciprocal
+    if NEEDS_ROWS or NEEDS_OUT:
+        gain_of_row = tl.load(gain + row)
         for first in range(0, n, BLOCK):
             columns = first + tl.arange(0, BLOCK)
-            g = tl.load(grad + start + columns, mask=columns < n, other=0)
             direction = tl.load(rows + start + columns, mask=columns < n, other=0) * reciprocal
-            result = factor * (g - direction * along)
-            tl.store(grad_rows + start + columns, result, mask=columns < n)
+            if NEEDS_ROWS:
+                g = tl.load(grad + start + columns, mask=columns < n, other=0)
+                result = gain_of_row * reciprocal * (g - direction * along)
+                tl.store(grad_rows + start + columns, result, mask=columns < n)
+            if NEEDS_OUT:
+                tl.store(out + start + columns, direction * gain_of_row, mask=columns < n)
 
 
 def standardize(
@@ -207,7 +219,7 @@ def standardize(
     """Standardize every row; see :mod:`mmws.kernels.operators`."""
     out, mean, variance = torch.empty_like(rows), *_vectors(rows, 2)
     _launch(
-        _standardize, rows, rows, gain, shift, out, mean, variance, rows.shape[1],
+        _standardize, rows, rows, gain, shift, out, mean, variance, _length(rows),
         eps, divisor, scale, eps_inside, gain is not None, shift is not None,
     )  # fmt: skip
     return out, [mean, variance]
@@ -226,7 +238,7 @@ def restandardize(
     """Standardize every row once more; see :mod:`mmws.kernels.operators`."""
     out = torch.empty_like(rows)
     _launch(
-        _restandardize, rows, rows, gain, shift, out, *kept, rows.shape[1],
+        _restandardize, rows, rows, gain, shift, out, *kept, _length(rows),
         eps, divisor, scale, eps_inside, gain is not None, shift is not None,
     )  # fmt: skip
     return out
@@ -236,50 +248,57 @@ def standardize_backward(
     grad: Tensor,
     rows: Tensor,
     gain: Tensor | None,
+    shift: Tensor | None,
     kept: list[Tensor],
     eps: float,
     eps_inside: bool,
     divisor: int,
     scale: float,
     mask: list[bool],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients with respect to ``rows``, gain and shift; see :mod:`mmws.kernels.operators`."""
-    absent = rows.new_empty(0)
-    grad_rows = torch.empty_like(rows) if mask[0] else absent
-    grad_gain, grad_shift = (v if m else absent for v, m in zip(_vectors(rows, 2), mask[1:]))
+) -> list[Tensor]:
+    """Gradients, and the rows once more; see :mod:`mmws.kernels.operators`."""
+    shapes = rows.shape, rows.shape[:1], rows.shape[:1], rows.shape
+    made = _asked_for(rows, shapes, mask)
     _launch(
-        _backward, rows, grad, rows, gain, *kept, grad_rows, grad_gain, grad_shift,
-        rows.shape[1], eps, divisor, scale, eps_inside, gain is not None, *mask,
+        _backward, rows, grad, rows, gain, shift, *kept, *made, _length(rows),
+        eps, divisor, scale, eps_inside, gain is not None, shift is not None, *mask,
     )  # fmt: skip
-    return grad_rows, grad_gain, grad_shift
+    return [tensor for tensor in made if tensor is not None]
 
 
 def normalize(rows: Tensor, gain: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Give every row the length of its gain; see :mod:`mmws.kernels.operators`."""
     out, (norm,) = torch.empty_like(rows), _vectors(rows, 1)
-    _launch(_normalize, rows, rows, gain, out, norm, rows.shape[1])
+    _launch(_normalize, rows, rows, gain, out, norm, _length(rows))
     return out, [norm]
 
 
 def renormalize(rows: Tensor, gain: Tensor, kept: list[Tensor]) -> Tensor:
     """Give every row its length once more; see :mod:`mmws.kernels.operators`."""
     out = torch.empty_like(rows)
-    _launch(_renormalize, rows, rows, gain, out, *kept, rows.shape[1])
+    _launch(_renormalize, rows, rows, gain, out, *kept, _length(rows))
     return out
 
 
 def normalize_backward(
     grad: Tensor, rows: Tensor, gain: Tensor, kept: list[Tensor], mask: list[bool]
-) -> tuple[Tensor, Tensor]:
-    """Gradients with respect to ``rows`` and gain; see :mod:`mmws.kernels.operators`."""
-    absent = rows.new_empty(0)
-    grad_rows = torch.empty_like(rows) if mask[0] else absent
-    grad_gain = _vectors(rows, 1)[0] if mask[1] else absent
+) -> list[Tensor]:
+    """Gradients, and the rows once more; see :mod:`mmws.kernels.operators`."""
+    made = _asked_for(rows, (rows.shape, rows.shape[:1], rows.shape), mask)
     _launch(
-        _normalize_backward, rows, grad, rows, gain, *kept, grad_rows, grad_gain, rows.shape[1],
-        *mask,
+        _normalize_backward, rows, grad, rows, gain, *kept, *made, _length(rows), *mask,
     )  # fmt: skip
-    return grad_rows, grad_gain
+    return [tensor for tensor in made if tensor is not None]
+
+
+def _asked_for(
+    rows: Tensor, shapes: Sequence[torch.Size], mask: Sequence[bool]
+) -> list[Tensor | None]:
+    return [rows.new_empty(shape) if asked else None for shape, asked in zip(shapes, mask)]
+
+
+def _length(rows: Tensor) -> int:
+    return rows.numel() // max(rows.shape[0], 1)
 
 
 def _vectors(rows: Tensor, number: int) -> tuple[Tensor, ...]:
@@ -287,10 +306,9 @@ def _vectors(rows: Tensor, number: int) -> tuple[Tensor, ...]:
 
 
 def _launch(kernel: triton.JITFunction, rows: Tensor, *args: Tensor | float | None) -> None:
-    o, n = rows.shape
-    if o == 0 or n == 0:
+    if rows.numel() == 0:
         return
-    block = min(triton.next_power_of_2(n), _MAX_BLOCK)
+    block = min(triton.next_power_of_2(_length(rows)), _MAX_BLOCK)
     # Triton launches on the current device, which need not be that of the rows.
     with torch.cuda.device_of(rows):
-        kernel[(o,)](*args, BLOCK=block, num_warps=8 if block >= 2048 else 4)
+        kernel[rows.shape[:1]](*args, BLOCK=block, num_warps=8 if block >= 2048 else 4)

@@ -7,10 +7,10 @@ With :math:`\mu_o` the mean of a row, :math:`\sigma_o^2` the sum of its squared 
 .. math:: \hat W_o = \gamma_o s \frac{W_o - \mu_o}{d_o} + \beta_o
 
 ``standardize(rows, gain, shift, eps, eps_inside, divisor, scale)`` returns it with a list of
-vectors, ``restandardize`` makes it again with the help of these, to be used before the next call
-of the same thread, and ``standardize_backward`` returns the gradients with respect to ``rows``,
-``gain`` and ``shift`` (empty where ``mask`` says not needed). What the vectors are is the
-implementation's own business.
+vectors, and ``restandardize`` makes it again with the help of these, to be used before the next
+call of the same thread. ``standardize_backward`` returns the gradients with respect to ``rows``,
+``gain`` and ``shift``, and what ``restandardize`` would: of these four those that ``mask`` asks
+for. What the vectors are is the implementation's own business.
 
 ``normalize(rows, gain)``, ``renormalize`` and ``normalize_backward`` are the same for
 :math:`\hat W_o = \gamma_o V_o / \lVert V_o \rVert`, where a row of zeros stays one.
@@ -20,6 +20,7 @@ import functools
 import importlib.util
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,13 +34,13 @@ _SCHEMAS = {
         f'(Tensor rows, Tensor? gain, Tensor? shift, Tensor[] kept, {_OPTIONS}) -> Tensor'
     ),
     'standardize_backward': (
-        f'(Tensor grad, Tensor rows, Tensor? gain, Tensor[] kept, {_OPTIONS}, bool[3] mask)'
-        ' -> (Tensor, Tensor, Tensor)'
+        f'(Tensor grad, Tensor rows, Tensor? gain, Tensor? shift, Tensor[] kept, {_OPTIONS},'
+        ' bool[4] mask) -> Tensor[]'
     ),
     'normalize': '(Tensor rows, Tensor gain) -> (Tensor, Tensor[])',
     'renormalize': '(Tensor rows, Tensor gain, Tensor[] kept) -> Tensor',
     'normalize_backward': (
-        '(Tensor grad, Tensor rows, Tensor gain, Tensor[] kept, bool[2] mask) -> (Tensor, Tensor)'
+        '(Tensor grad, Tensor rows, Tensor gain, Tensor[] kept, bool[3] mask) -> Tensor[]'
     ),
 }
 
@@ -79,9 +80,27 @@ def _define() -> torch.library.Library:
 
 _library = _define()  # the operators live as long as this object
 
-standardize = torch.ops.mmws.standardize.default
-restandardize = torch.ops.mmws.restandardize.default
-standardize_backward = torch.ops.mmws.standardize_backward.default
-normalize = torch.ops.mmws.normalize.default
-renormalize = torch.ops.mmws.renormalize.default
-normalize_backward = torch.ops.mmws.normalize_backward.default
+
+def _shortcut(name: str) -> Callable:
+    """Return a function that calls the operator, on a CPU without the detour of the dispatcher.
+
+    The dispatcher's way back to Python costs more than a small filter. Whoever watches calls by a
+    dispatch mode sees the operator on every device.
+    """
+    operator = getattr(getattr(torch.ops.mmws, name), 'default')
+    implementation = getattr(aten, name)
+
+    def call(tensor: Tensor, *args: Any) -> Any:
+        if tensor.is_cpu and torch._C._len_torch_dispatch_stack() == 0:
+            return implementation(tensor, *args)
+        return operator(tensor, *args)
+
+    return call
+
+
+standardize = _shortcut('standardize')
+restandardize = _shortcut('restandardize')
+standardize_backward = _shortcut('standardize_backward')
+normalize = _shortcut('normalize')
+renormalize = _shortcut('renormalize')
+normalize_backward = _shortcut('normalize_backward')

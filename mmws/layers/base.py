@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Hashable
 from typing import Any
 
@@ -36,6 +37,11 @@ class WeightFunctionMixin:
     # What _reuse last made and from what. One attribute, so that threads read a whole entry or
     # none; neither copied nor pickled.
     _reusable: tuple[tuple[Tensor | None, ...], Hashable, Tensor] | None = None
+
+    # What _function made of the attributes, which is the same until one of them is set.
+    _made_function: WeightFunction | None = None
+
+    transposed = False  # convolutions say so themselves
 
     def weight_function(self) -> WeightFunction:
         """Return the function of :meth:`stored_weights` that gives the weight to compute with.
@@ -74,7 +80,7 @@ class WeightFunctionMixin:
         operation, inputs = self.bind(*args, **kwargs)
         function, stored = self._function(), self.stored_weights()
         # Autocast would cast the weight behind our back, and the backward pass runs without it.
-        autocast = _autocast_dtype(inputs[0])
+        autocast = _autocast_dtype(inputs[0]) if _autocast_enabled() else None
         dtype = None
         if autocast is not None:
             dtype = autocast if operation.half_precision else torch.float32
@@ -93,6 +99,10 @@ class WeightFunctionMixin:
         state = self.__dict__.copy()
         state.pop('_reusable', None)
         return state
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.__dict__.pop('_made_function', None)
+        super().__setattr__(name, value)
 
     def _load_from_state_dict(
         self,
@@ -113,9 +123,13 @@ class WeightFunctionMixin:
         missing_keys += missing
 
     def _function(self) -> WeightFunction:
-        function = self.weight_function()
-        if getattr(self, 'transposed', False):
-            function = Transposed(function, self.groups)
+        function = self._made_function
+        if function is None:
+            function = self.weight_function()
+            if self.transposed:
+                function = Transposed(function, self.groups)
+            if not functional.is_tracing():
+                self.__dict__['_made_function'] = function
         return function
 
     def _reuse(
@@ -125,14 +139,15 @@ class WeightFunctionMixin:
         dtype: torch.dtype | None,
     ) -> Tensor:
         """Return ``function(*stored)``, made only if it was not made from the same before."""
+        reusable = self._reusable
+        if reusable is not None:
+            known, key, weight = reusable
+            if len(known) == len(stored) and all(map(operator.is_, known, stored)):
+                if key == (function, dtype, *map(_state, stored)):
+                    return weight
         if not all(t is None or _leaves_a_trace(t) for t in stored):
             return functional.apply(function, stored, dtype=dtype)
         key = (function, dtype, *map(_state, stored))
-        reusable = self._reusable
-        if reusable is not None:
-            known, known_key, weight = reusable
-            if known_key == key and all(a is b for a, b in zip(known, stored)):
-                return weight
         # A normal tensor serves later calls in and out of inference mode alike.
         with torch.inference_mode(False), torch.no_grad():
             weight = functional.apply(function, stored, dtype=dtype)
@@ -176,6 +191,9 @@ def _state(tensor: Tensor | None) -> Hashable:
     if type(tensor) is nn.Parameter:
         tensor.__class__ = _WatchedParameter
     return tensor._version, tensor.data_ptr(), getattr(tensor, '_times_exposed', 0)
+
+
+_autocast_enabled = torch._C._is_any_autocast_enabled  # for any type of device
 
 
 def _autocast_dtype(input: Tensor) -> torch.dtype | None:

@@ -34,9 +34,10 @@ class Convolution(NamedTuple):
     groups: int
 
     half_precision = True
+    separable = True
 
     def forward(self, weight: Tensor, input: Tensor, bias: Tensor | None) -> Tensor:
-        if self._unbatched(input):
+        if input.dim() == len(self.stride) + 1:  # no batch
             return self.forward(weight, input[None], bias)[0]
         return torch.convolution(input, weight, bias, *self)
 
@@ -48,7 +49,7 @@ class Convolution(NamedTuple):
         input: Tensor,
         bias: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        if self._unbatched(input):
+        if input.dim() == len(self.stride) + 1:  # no batch
             grad_weight, grad_input, grad_bias = self.backward(
                 grad[None], needs, weight, input[None], bias
             )
@@ -60,31 +61,30 @@ class Convolution(NamedTuple):
         )  # fmt: skip
         return grad_weight, grad_input, grad_bias
 
-    def _unbatched(self, input: Tensor) -> bool:
-        return input.dim() == len(self.stride) + 1
-
 
 class ConvKind(WeightFunctionMixin):
     """Kind of ``nn.Conv1d``, ``nn.Conv2d`` and ``nn.Conv3d``."""
 
     def bind(self, input: Tensor) -> tuple[Convolution, tuple[Tensor | None, ...]]:
         padding = self.padding
-        twice = self._reversed_padding_repeated_twice
-        if self.padding_mode != 'zeros':
-            input, padding = F.pad(input, twice, mode=self.padding_mode), 'valid'
-        elif padding == 'same':
-            # One side may get more than the other, which a convolution cannot do by itself.
-            before, after = twice[-2::-2], twice[::-2]
-            if before == after:
-                padding = tuple(before)
-            else:
-                input, padding = F.pad(input, twice), 'valid'
-        if padding == 'valid':
-            padding = (0,) * len(self.kernel_size)
+        if self.padding_mode != 'zeros' or isinstance(padding, str):
+            input, padding = self._pad(input)
         convolution = Convolution(
             self.stride, padding, self.dilation, False, self.output_padding, self.groups
         )
         return convolution, (input, self.bias)
+
+    def _pad(self, input: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        """Return the input and the padding with zeros that is left to do."""
+        nothing = (0,) * len(self.kernel_size)
+        if self.padding == 'valid':
+            return input, nothing
+        twice = self._reversed_padding_repeated_twice
+        if self.padding_mode != 'zeros':
+            return F.pad(input, twice, mode=self.padding_mode), nothing
+        # For 'same' one side may get more than the other: no convolution does that by itself.
+        before, after = twice[-2::-2], twice[::-2]
+        return (input, tuple(before)) if before == after else (F.pad(input, twice), nothing)
 
 
 class ConvTransposeKind(WeightFunctionMixin):
@@ -111,6 +111,7 @@ class LinearMap(NamedTuple):
     """The map of ``nn.Linear``. Inputs: ``input`` :math:`(*, C)`, ``bias`` :math:`(O)` or None."""
 
     half_precision = True
+    separable = True
 
     def forward(self, weight: Tensor, input: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(input, weight, bias)
@@ -156,6 +157,7 @@ class DeformableConvolution(NamedTuple):
     dilation: tuple[int, int]
 
     half_precision = False  # rounded offsets are other offsets
+    separable = False
 
     def forward(
         self,

@@ -35,7 +35,10 @@ def test_compiles_for_a_gpu(capability, pointer, flag):
 
     from mmws.kernels import gpu
 
-    flags = ('EPS_INSIDE', 'HAS_GAIN', 'HAS_SHIFT', 'NEEDS_ROWS', 'NEEDS_GAIN', 'NEEDS_SHIFT')
+    flags = (
+        *('EPS_INSIDE', 'HAS_GAIN', 'HAS_SHIFT'),
+        *('NEEDS_ROWS', 'NEEDS_GAIN', 'NEEDS_SHIFT', 'NEEDS_OUT'),
+    )
     scalars = {'n': 'i32', 'divisor': 'i32', 'eps': 'fp32', 'scale': 'fp32'}
     kernels = (
         *(gpu._standardize, gpu._restandardize, gpu._backward),

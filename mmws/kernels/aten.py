@@ -1,20 +1,17 @@
 r"""The operators by PyTorch's own kernels, for any device.
 
 Group normalization with every row a group makes a standardized filter in one call, but with the
-biased variance and with eps inside the root: of a centred row :math:`c` it makes :math:`r\,c`. What
-it cannot express is :math:`h_o`, by which that is to be divided. With
-:math:`u = \sqrt{n / \mathrm{divisor}}`, so that :math:`\sigma_o = u / r_o`,
+biased variance and with eps inside the root: of a centred row :math:`c` it makes :math:`r\,c`. With
+:math:`u = \sqrt{n / \mathrm{divisor}}`, so that :math:`\sigma_o = u / r_o`, the rest is
 
-.. math:: h_o = \frac{u}{s} \text{ for eps inside}, \qquad
-    h_o = \frac{u + \epsilon\, r_o}{s} \text{ outside}, \qquad
-    \hat W_o = \gamma_o f_o\, c + \beta_o, \quad f_o = r_o / h_o
+.. math:: \hat W_o = \gamma_o f_o\, c + \beta_o, \qquad f = k\, t, \quad k = r p, \quad
+    t = \frac{s}{u}\, p, \quad p_o^2 = \frac{1}{1 + \epsilon / \sigma_o}
 
-The gradient is that of batch normalization over one row,
-:math:`\gamma' k [g - \bar g - c\, k^2 \sum g\,c / n]`, with :math:`k^2 = r f u / s` and
-:math:`\gamma' = \gamma f / k`.
+with :math:`p = 1` for eps inside. The gradient is that of batch normalization over one row,
+:math:`\gamma' k [g - \bar g - c\, k^2 \sum g\,c / n]` with :math:`\gamma' = \gamma t`.
 
-Kept of a standardization are :math:`\mu`, :math:`r` and :math:`h`; of a normalization the norms and
-the factors.
+Kept of a standardization are :math:`\mu`, :math:`k`, :math:`t` and :math:`f`; of a normalization the
+norms and the factors.
 """
 
 from __future__ import annotations
@@ -75,23 +72,26 @@ def standardize(
     o = rows.shape[0]
     n = rows.numel() // max(o, 1)
     u = math.sqrt(n / divisor)
-    quotient = _quotient(u, n, scale)
+    # Of a single element the kernel leaves rounding errors, divided by eps; 0 is exact.
+    ratio = scale / u if n > 1 else 0.0
     kernel_eps = _TINY[rows.dtype]
     if eps_inside:
         kernel_eps = max(eps / u**2, kernel_eps)
-    out, mean, r = torch.native_group_norm(
-        rows.view(o, n), None, None, o, 1, n, 1, kernel_eps
-    )
-    h = torch.full_like(r, quotient)
-    if eps and not eps_inside:
-        h.add_(r, alpha=eps * quotient / u)
+    out, mean, r = torch.native_group_norm(rows.view(o, n), None, None, o, 1, n, 1, kernel_eps)
+    if eps_inside:
+        k, t = r, torch.full_like(r, ratio)
+        factor = t
+    else:
+        p = torch.ones_like(r).add_(r, alpha=eps / u).rsqrt_()
+        k, t = r * p, p * ratio
+        factor = p * t
     if gain is not None:
-        out.mul_(gain[:, None].div(h))
-    elif quotient != 1.0 or not eps_inside:
-        out.div_(h)
+        factor = factor * gain[:, None]
+    if not (eps_inside and ratio == 1.0 and gain is None):
+        out.mul_(factor)
     if shift is not None:
         out.add_(shift[:, None])
-    return out.view(rows.shape), [mean, r, h]
+    return out.view(rows.shape), [mean, k, t, k * t]
 
 
 def restandardize(
@@ -105,8 +105,8 @@ def restandardize(
     scale: float,
 ) -> Tensor:
     """Standardize every row once more, to be used at once; see :mod:`mmws.kernels.operators`."""
-    mean, r, h = kept
-    return _again(rows, mean, r / h, gain, shift)
+    mean, _, _, f = kept
+    return _again(rows, mean, f, gain, shift)
 
 
 def standardize_backward(
@@ -124,36 +124,25 @@ def standardize_backward(
     """Gradients, and the rows once more; see :mod:`mmws.kernels.operators`."""
     o = rows.shape[0]
     n = rows.numel() // max(o, 1)
-    mean, r, h = kept
-    factor = r / h
-    quotient = _quotient(math.sqrt(n / divisor), n, scale)
-    k = r
-    if not (eps_inside or math.isinf(quotient)):
-        k = torch.addcmul(torch.zeros_like(r), r, factor, value=quotient).sqrt_()
-    unit = (factor / k).view(o)
+    mean, k, t, f = kept
+    t = t.view(o)
     grad_rows, grad_gain, grad_shift = _batch_norm_backward(
-        grad.view(1, o, n), rows.view(1, o, n), unit if gain is None else unit * gain,
+        grad.view(1, o, n), rows.view(1, o, n), t if gain is None else t * gain,
         None, None, mean.view(o), k.view(o), True, 0.0, mask[:3],
     )  # fmt: skip
     made = []
     if mask[0]:
         made.append(grad_rows.view(rows.shape))
     if mask[1]:
-        made.append(grad_gain.mul_(unit))
+        made.append(grad_gain.mul_(t))
     if mask[2]:
         made.append(grad_shift)
     if mask[3]:
-        made.append(_again(rows, mean, factor, gain, shift))
+        made.append(_again(rows, mean, f, gain, shift))
     return made
 
 
 _TINY = {dtype: torch.finfo(dtype).tiny for dtype in (torch.float32, torch.float64)}
-
-
-def _quotient(u: float, n: int, scale: float) -> float:
-    """Return :math:`u / s`."""
-    # Of a single element the kernels leave rounding errors, divided by eps; 0 is exact.
-    return u / scale if n > 1 and scale else math.inf
 
 
 def _again(

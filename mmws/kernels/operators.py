@@ -87,7 +87,7 @@ def _shortcut(name: str) -> Callable:
     The dispatcher's way back to Python costs more than a small filter. Whoever watches calls by a
     dispatch mode sees the operator on every device.
     """
-    operator = getattr(getattr(torch.ops.mmws, name), 'default')
+    operator = getattr(torch.ops.mmws, name).default
     implementation = getattr(aten, name)
 
     def call(tensor: Tensor, *args: Any) -> Any:

@@ -38,7 +38,7 @@ class WeightFunctionMixin:
     # none; neither copied nor pickled.
     _reusable: tuple[tuple[Tensor | None, ...], Hashable, Tensor] | None = None
 
-    # What _function made of the attributes, which is the same until one of them is set.
+    # What _function made of the attributes, which holds until one of them is set.
     _made_function: WeightFunction | None = None
 
     transposed = False  # convolutions say so themselves
@@ -46,7 +46,8 @@ class WeightFunctionMixin:
     def weight_function(self) -> WeightFunction:
         """Return the function of :meth:`stored_weights` that gives the weight to compute with.
 
-        It is for weights :math:`(O, ...)`; those of transposed layers are rearranged before.
+        It is for weights :math:`(O, ...)`; those of transposed layers are rearranged before. It is
+        asked for once, and again when an attribute of the layer was set.
         """
         raise NotImplementedError
 
@@ -96,9 +97,8 @@ class WeightFunctionMixin:
         return super().train(mode)
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        state.pop('_reusable', None)
-        return state
+        made = ('_reusable', '_made_function')
+        return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setattr__(self, name: str, value: Any) -> None:
         self.__dict__.pop('_made_function', None)

@@ -83,6 +83,21 @@ class TestEveryLayer:
         grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(2)).to(out)
         torch.testing.assert_close(grads, torch.autograd.grad(out, wanted, grad))
 
+    @pytest.mark.parametrize('contiguous', [True, False])
+    def test_a_gradient_is_the_same_alone(self, case: Case, contiguous):
+        # Would catch a way through the backward pass that forgets a tensor, or its neighbours.
+        layer, inputs = case.make(dtype=torch.float64), case.inputs(torch.float64)
+        leaves = [t.requires_grad_() for t in (*inputs, *layer.parameters())]
+        out = layer(*inputs)
+        grad = out.new_tensor(0.5).expand_as(out)
+        together = torch.autograd.grad(out, leaves, grad.contiguous())
+        for leaf, expected in zip(leaves, together):
+            for other in leaves:
+                other.requires_grad_(other is leaf)
+            out = layer(*inputs)
+            (alone,) = torch.autograd.grad(out, leaf, grad.contiguous() if contiguous else grad)
+            torch.testing.assert_close(alone, expected)
+
     @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
     def test_half_precision(self, case: Case, dtype):
         layer = case.make()

@@ -10,8 +10,8 @@ biased variance and with eps inside the root: of a centred row :math:`c` it make
 with :math:`p = 1` for eps inside. The gradient is that of batch normalization over one row,
 :math:`\gamma' k [g - \bar g - c\, k^2 \sum g\,c / n]` with :math:`\gamma' = \gamma t`.
 
-Kept of a standardization are :math:`\mu`, :math:`k`, :math:`t` and :math:`f`; of a normalization the
-norms and the factors.
+Kept of a standardization are :math:`\mu`, :math:`k`, :math:`t` and :math:`f`; of a normalization
+the norms and the factors.
 """
 
 from __future__ import annotations

@@ -38,8 +38,9 @@ class WeightFunctionMixin:
     # none; neither copied nor pickled.
     _reusable: tuple[tuple[Tensor | None, ...], Hashable, Tensor] | None = None
 
-    # What _function made of the attributes, which holds until one of them is set.
+    # What was made of the attributes, which holds until one of them is set.
     _made_function: WeightFunction | None = None
+    _made_operation: Operation | None = None
 
     transposed = False  # convolutions say so themselves
 
@@ -79,7 +80,7 @@ class WeightFunctionMixin:
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         operation, inputs = self.bind(*args, **kwargs)
-        function, stored = self._function(), self.stored_weights()
+        function, stored = self._made_function or self._function(), self.stored_weights()
         # Autocast would cast the weight behind our back, and the backward pass runs without it.
         autocast = _autocast_dtype(inputs[0]) if _autocast_enabled() else None
         dtype = None
@@ -97,11 +98,12 @@ class WeightFunctionMixin:
         return super().train(mode)
 
     def __getstate__(self) -> dict[str, Any]:
-        made = ('_reusable', '_made_function')
+        made = ('_reusable', '_made_function', '_made_operation')
         return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setattr__(self, name: str, value: Any) -> None:
         self.__dict__.pop('_made_function', None)
+        self.__dict__.pop('_made_operation', None)
         super().__setattr__(name, value)
 
     def _load_from_state_dict(
@@ -123,13 +125,11 @@ class WeightFunctionMixin:
         missing_keys += missing
 
     def _function(self) -> WeightFunction:
-        function = self._made_function
-        if function is None:
-            function = self.weight_function()
-            if self.transposed:
-                function = Transposed(function, self.groups)
-            if not functional.is_tracing():
-                self.__dict__['_made_function'] = function
+        function = self.weight_function()
+        if self.transposed:
+            function = Transposed(function, self.groups)
+        if not functional.is_tracing():
+            self.__dict__['_made_function'] = function
         return function
 
     def _reuse(
@@ -142,9 +142,10 @@ class WeightFunctionMixin:
         reusable = self._reusable
         if reusable is not None:
             known, key, weight = reusable
-            if len(known) == len(stored) and all(map(operator.is_, known, stored)):
-                if key == (function, dtype, *map(_state, stored)):
-                    return weight
+            if all(map(operator.is_, known, stored)) and key == (
+                function, dtype, *map(_state, stored)
+            ):  # fmt: skip
+                return weight
         if not all(t is None or _leaves_a_trace(t) for t in stored):
             return functional.apply(function, stored, dtype=dtype)
         key = (function, dtype, *map(_state, stored))

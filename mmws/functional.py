@@ -97,7 +97,7 @@ class Operation(Protocol):
 
     separable: ClassVar[bool]
     """Whether parts of :meth:`backward` can be had at parts of its cost, and only the gradient of
-    the first input depends on the weight."""
+    ``inputs[0]`` depends on the weight: for the others any of its shape and dtype will do."""
 
     def forward(self, weight: Tensor, *inputs: Tensor | None) -> Tensor:
         """Return the output of the layer."""
@@ -130,7 +130,7 @@ def apply(
     Returns:
         The output of the operation, or the weight.
     """
-    if _closed_form_applies(*stored, *inputs):
+    if stored[0].numel() and _closed_form_applies(*stored, *inputs):
         return _Apply.apply(function, operation, dtype, len(stored), *stored, *inputs)
     return _compose(function, operation, dtype, len(stored), *stored, *inputs)
 
@@ -191,8 +191,10 @@ class _Apply(torch.autograd.Function):
             any(needs_stored) and needs_inputs[0] and operation.separable
             and dtype is None and grad.is_contiguous()
         ):  # fmt: skip
-            # The stored weight, which is large, is read once: for its gradient, which the
-            # operation finds without knowing the weight, and to make the weight again.
+            # The stored weight is read once, for its gradient and to make the weight again; that
+            # holds the gradients of both for a moment. Before, it stands in for the weight. Under
+            # autocast it has not the dtype for that, and a gradient that the operation must copy
+            # first would be copied twice.
             grad_weight, _, *grad_others = operation.backward(
                 grad, (True, False, *needs_inputs[1:]), stored[0], *inputs
             )
@@ -233,7 +235,8 @@ def _differentiate(
     return tuple(next(grads) if need else None for need in needs)
 
 
-_is_compiling = getattr(torch.compiler, 'is_compiling', bool)  # not yet in PyTorch 2.1
+# Not yet in PyTorch 2.1; bool() is False.
+_is_compiling = getattr(torch.compiler, 'is_compiling', bool)
 
 
 def is_tracing() -> bool:
@@ -427,7 +430,7 @@ class Standardize(WeightFunction):
             gain = _vector(gain, rows)
         if shift is not None:
             shift = _vector(shift, rows)
-        divisor = self._divisor(rows.numel() // max(rows.shape[0], 1))
+        divisor = self._divisor(rows.numel() // rows.shape[0])
         return (rows, gain, shift), (self.eps, self.eps_inside, divisor, self.scale)
 
     def _divisor(self, n: int) -> int:

@@ -388,3 +388,14 @@ def test_a_weight_function_needs_one_method_only():
     weight = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     assert gradcheck(lambda w: apply(Tanh(), (w,)), weight)
     assert gradgradcheck(lambda w: apply(Tanh(), (w,)), weight)
+
+
+@pytest.mark.parametrize('shape', [(0, 3, 2), (3, 0, 2)])
+@pytest.mark.parametrize('form', FORMS)
+def test_an_empty_weight_stays_empty(shape, form):
+    weight = torch.empty(shape, requires_grad=True)
+    gain = torch.ones(shape[0], requires_grad=True)
+    for out in (standardize_weight(weight, 1e-5, gain, **form), normalize_weight(weight, gain)):
+        assert out.shape == shape
+        grads = torch.autograd.grad(out.sum(), (weight, gain))
+        assert [grad.shape for grad in grads] == [weight.shape, gain.shape]

@@ -2,13 +2,14 @@ r"""The operators by PyTorch's own kernels, for any device.
 
 Group normalization with every row a group makes a standardized filter in one call, but with the
 biased variance and with eps inside the root: of a centred row :math:`c` it makes :math:`r\,c`. With
-:math:`u = \sqrt{n / \mathrm{divisor}}`, so that :math:`\sigma_o = u / r_o`, the rest is
+:math:`u = \sqrt{n / \mathrm{divisor}}` the rest is
 
 .. math:: \hat W_o = \gamma_o f_o\, c + \beta_o, \qquad f = k\, t, \quad k = r p, \quad
     t = \frac{s}{u}\, p, \quad p_o^2 = \frac{1}{1 + \epsilon / \sigma_o}
 
-with :math:`p = 1` for eps inside. The gradient is that of batch normalization over one row,
-:math:`\gamma' k [g - \bar g - c\, k^2 \sum g\,c / n]` with :math:`\gamma' = \gamma t`.
+where :math:`\sigma_o = u / r_o`; with eps inside :math:`p = 1`. The gradient is that of batch
+normalization over one row, :math:`\gamma' k [g - \bar g - c\, k^2 \sum g\,c / n]` with
+:math:`\gamma' = \gamma t`.
 
 Kept of a standardization are :math:`\mu`, :math:`k`, :math:`t` and :math:`f`; of a normalization
 the norms and the factors.
@@ -70,7 +71,7 @@ def standardize(
 ) -> tuple[Tensor, list[Tensor]]:
     """Standardize every row; see :mod:`mmws.kernels.operators`."""
     o = rows.shape[0]
-    n = rows.numel() // max(o, 1)
+    n = rows.numel() // o
     u = math.sqrt(n / divisor)
     # Of a single element the kernel leaves rounding errors, divided by eps; 0 is exact.
     ratio = scale / u if n > 1 else 0.0
@@ -123,7 +124,7 @@ def standardize_backward(
 ) -> list[Tensor]:
     """Gradients, and the rows once more; see :mod:`mmws.kernels.operators`."""
     o = rows.shape[0]
-    n = rows.numel() // max(o, 1)
+    n = rows.numel() // o
     mean, k, t, f = kept
     t = t.view(o)
     grad_rows, grad_gain, grad_shift = _batch_norm_backward(

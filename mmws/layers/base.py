@@ -38,17 +38,12 @@ class WeightFunctionMixin:
     # none; neither copied nor pickled.
     _reusable: tuple[tuple[Tensor | None, ...], Hashable, Tensor] | None = None
 
-    # What was made of the attributes, which holds until one of them is set.
-    _made_function: WeightFunction | None = None
-    _made_operation: Operation | None = None
-
     transposed = False  # convolutions say so themselves
 
     def weight_function(self) -> WeightFunction:
         """Return the function of :meth:`stored_weights` that gives the weight to compute with.
 
-        It is for weights :math:`(O, ...)`; those of transposed layers are rearranged before. It is
-        asked for once, and again when an attribute of the layer was set.
+        It is for weights :math:`(O, ...)`; those of transposed layers are rearranged before.
         """
         raise NotImplementedError
 
@@ -80,9 +75,9 @@ class WeightFunctionMixin:
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         operation, inputs = self.bind(*args, **kwargs)
-        function, stored = self._made_function or self._function(), self.stored_weights()
+        function, stored = self._function(), self.stored_weights()
         # Autocast would cast the weight behind our back, and the backward pass runs without it.
-        autocast = _autocast_dtype(inputs[0]) if _autocast_enabled() else None
+        autocast = _autocast_dtype(inputs[0]) if _autocast_enabled(inputs[0]) else None
         dtype = None
         if autocast is not None:
             dtype = autocast if operation.half_precision else torch.float32
@@ -98,13 +93,9 @@ class WeightFunctionMixin:
         return super().train(mode)
 
     def __getstate__(self) -> dict[str, Any]:
-        made = ('_reusable', '_made_function', '_made_operation')
-        return {name: value for name, value in self.__dict__.items() if name not in made}
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self.__dict__.pop('_made_function', None)
-        self.__dict__.pop('_made_operation', None)
-        super().__setattr__(name, value)
+        state = self.__dict__.copy()
+        state.pop('_reusable', None)
+        return state
 
     def _load_from_state_dict(
         self,
@@ -126,11 +117,7 @@ class WeightFunctionMixin:
 
     def _function(self) -> WeightFunction:
         function = self.weight_function()
-        if self.transposed:
-            function = Transposed(function, self.groups)
-        if not functional.is_tracing():
-            self.__dict__['_made_function'] = function
-        return function
+        return Transposed(function, self.groups) if self.transposed else function
 
     def _reuse(
         self,
@@ -191,10 +178,14 @@ def _state(tensor: Tensor | None) -> Hashable:
         return None
     if type(tensor) is nn.Parameter:
         tensor.__class__ = _WatchedParameter
+    if tensor.is_inference():
+        return object()  # keeps no version: never the same
     return tensor._version, tensor.data_ptr(), getattr(tensor, '_times_exposed', 0)
 
 
-_autocast_enabled = torch._C._is_any_autocast_enabled  # for any type of device
+def _autocast_enabled(input: Tensor) -> bool:
+    """Whether autocast may be on for this input: one quick answer for the usual devices."""
+    return torch._C._is_any_autocast_enabled() or not (input.is_cpu or input.is_cuda)
 
 
 def _autocast_dtype(input: Tensor) -> torch.dtype | None:

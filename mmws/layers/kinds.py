@@ -17,8 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.utils import _pair
 
-from mmws.functional import is_tracing
-
 from .base import WeightFunctionMixin
 
 
@@ -71,13 +69,9 @@ class ConvKind(WeightFunctionMixin):
         padding = self.padding
         if self.padding_mode != 'zeros' or isinstance(padding, str):
             input, padding = self._pad(input)
-        convolution = self._made_operation
-        if convolution is None:
-            convolution = Convolution(
-                self.stride, padding, self.dilation, False, self.output_padding, self.groups
-            )
-            if not is_tracing():
-                self.__dict__['_made_operation'] = convolution
+        convolution = Convolution(
+            self.stride, padding, self.dilation, False, self.output_padding, self.groups
+        )
         return convolution, (input, self.bias)
 
     def _pad(self, input: Tensor) -> tuple[Tensor, tuple[int, ...]]:

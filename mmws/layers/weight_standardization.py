@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -133,7 +134,7 @@ class ScaledConvWS2d(ConvKind, nn.Conv2d):
         self.gain = nn.Parameter(self.weight.new_full((self.out_channels, 1, 1, 1), gain_init))
 
     def weight_function(self) -> Standardize:
-        scale = self.gamma * self.weight[0].numel() ** -0.5
+        scale = self.gamma * math.prod(self.weight.shape[1:]) ** -0.5
         return Standardize(self.eps, 'biased', eps_inside=True, scale=scale)
 
     def stored_weights(self) -> tuple[Tensor, ...]:

@@ -388,6 +388,20 @@ class TestReuse:
             torch.__future__.set_swap_module_params_on_conversion(before)
         torch.testing.assert_close(moved.float(), expected)
 
+    def test_weights_swapped_in_inference_mode(self):
+        """They keep no version, by which a change would show."""
+        layer, inputs = CONV.make().eval(), CONV.inputs()
+        before = torch.__future__.get_swap_module_params_on_conversion()
+        torch.__future__.set_swap_module_params_on_conversion(True)
+        try:
+            with torch.no_grad():
+                expected = layer(*inputs)
+            with torch.inference_mode():
+                out = layer.double()(*(t.double() for t in inputs))
+        finally:
+            torch.__future__.set_swap_module_params_on_conversion(before)
+        torch.testing.assert_close(out.float(), expected)
+
     def test_threads(self):
         layer, inputs = CONV.make().eval(), CONV.inputs()
         with torch.no_grad():

@@ -194,3 +194,14 @@ def test_the_drop_in_replaces_mmcv():
 
     assert type(build_conv_layer({'type': 'ConvWS'}, 4, 8, 3)) is ConvWS2d
     assert type(build_conv_layer({'type': 'ConvAWS'}, 4, 8, 3)) is ConvAWS2d
+
+
+def test_scaled_ws_follows_a_weight_of_another_shape():
+    """A pruned layer: the fan-in is that of the weight at hand."""
+    layer, x = ScaledConvWS2d(4, 6, 1, bias=False), torch.randn(1, 2, 3, 3)
+    layer(torch.randn(1, 4, 3, 3))
+    fewer = layer.weight.data[:, :2].clone()
+    layer.weight.data = fewer
+    other = ScaledConvWS2d(2, 6, 1, bias=False)
+    other.load_state_dict({'weight': fewer}, strict=False)
+    torch.testing.assert_close(layer(x), other(x))

@@ -10,7 +10,7 @@ prints one table for ResNet-50 with Group Normalization and for Mask R-CNN on it
 - ``saved``: what autograd keeps from forward to backward, each storage counted once;
 - ``calls``: calls of a training step through PyTorch's dispatcher, but for views: what a GPU would
   launch, more or less. An operator of mmws counts as the one kernel that it is on a GPU; the CPU
-  makes it of two to six of PyTorch's own.
+  makes it of two to ten of PyTorch's own.
 
 Freed memory stays with the process, as it does with PyTorch's allocator on a GPU: otherwise page
 faults, which come and go with what else was freed before, would decide between contestants.

@@ -191,10 +191,10 @@ class _Apply(torch.autograd.Function):
             any(needs_stored) and needs_inputs[0] and operation.separable
             and dtype is None and grad.is_contiguous()
         ):  # fmt: skip
-            # The stored weight is read once, for its gradient and to make the weight again; that
-            # holds the gradients of both for a moment. Before, it stands in for the weight. Under
-            # autocast it has not the dtype for that, and a gradient that the operation must copy
-            # first would be copied twice.
+            # The stored weight is read once, for its gradient and to make the weight again, at the
+            # price of one weight more that lives meanwhile. Before, it stands in for the weight:
+            # under autocast it lacks the dtype for that. And a gradient that the operation has to
+            # copy first would be copied twice.
             grad_weight, _, *grad_others = operation.backward(
                 grad, (True, False, *needs_inputs[1:]), stored[0], *inputs
             )

@@ -375,32 +375,21 @@ class TestReuse:
             layer(torch.randn(1, 4, 5, 5))
         assert layer._reusable is None
 
-    def test_parameters_can_be_swapped_after_an_evaluation(self):
-        """PyTorch refuses to swap what something refers to weakly."""
+    @pytest.mark.parametrize('mode', [torch.no_grad, torch.inference_mode])
+    def test_parameters_can_be_swapped_after_an_evaluation(self, mode):
+        """PyTorch refuses to swap what something refers to weakly; in inference mode what comes
+        in keeps no version, by which a change would show."""
         layer, inputs = CONV.make().eval(), CONV.inputs()
         before = torch.__future__.get_swap_module_params_on_conversion()
         torch.__future__.set_swap_module_params_on_conversion(True)
         try:
             with torch.no_grad():
                 expected = layer(*inputs)
+            with mode():
                 moved = layer.double()(*(t.double() for t in inputs))
         finally:
             torch.__future__.set_swap_module_params_on_conversion(before)
         torch.testing.assert_close(moved.float(), expected)
-
-    def test_weights_swapped_in_inference_mode(self):
-        """They keep no version, by which a change would show."""
-        layer, inputs = CONV.make().eval(), CONV.inputs()
-        before = torch.__future__.get_swap_module_params_on_conversion()
-        torch.__future__.set_swap_module_params_on_conversion(True)
-        try:
-            with torch.no_grad():
-                expected = layer(*inputs)
-            with torch.inference_mode():
-                out = layer.double()(*(t.double() for t in inputs))
-        finally:
-            torch.__future__.set_swap_module_params_on_conversion(before)
-        torch.testing.assert_close(out.float(), expected)
 
     def test_threads(self):
         layer, inputs = CONV.make().eval(), CONV.inputs()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Hashable
 from typing import Any
 
@@ -126,16 +125,14 @@ class WeightFunctionMixin:
         dtype: torch.dtype | None,
     ) -> Tensor:
         """Return ``function(*stored)``, made only if it was not made from the same before."""
-        reusable = self._reusable
-        if reusable is not None:
-            known, key, weight = reusable
-            if all(map(operator.is_, known, stored)) and key == (
-                function, dtype, *map(_state, stored)
-            ):  # fmt: skip
-                return weight
         if not all(t is None or _leaves_a_trace(t) for t in stored):
             return functional.apply(function, stored, dtype=dtype)
         key = (function, dtype, *map(_state, stored))
+        reusable = self._reusable
+        if reusable is not None:
+            known, known_key, weight = reusable
+            if known_key == key and all(a is b for a, b in zip(known, stored)):
+                return weight
         # A normal tensor serves later calls in and out of inference mode alike.
         with torch.inference_mode(False), torch.no_grad():
             weight = functional.apply(function, stored, dtype=dtype)
@@ -178,8 +175,6 @@ def _state(tensor: Tensor | None) -> Hashable:
         return None
     if type(tensor) is nn.Parameter:
         tensor.__class__ = _WatchedParameter
-    if tensor.is_inference():
-        return object()  # keeps no version: never the same
     return tensor._version, tensor.data_ptr(), getattr(tensor, '_times_exposed', 0)
 
 

@@ -28,10 +28,13 @@ def one_line_errors(
             user can mend before the work begins.
     """
     mistakes = kinds or (ValueError, OSError, ImportError)
+    lines = None
     try:
         yield
     except mistakes as error:
         lines = error.lines if isinstance(error, DataError) else [str(error)]
+    # Outside of `except`: the error's traceback would keep the runner and its threads alive.
+    if lines is not None:
         sys.exit('\n'.join(f'error: {" ".join(line.split())}' for line in lines))
 
 

@@ -1,13 +1,25 @@
 """Processes and devices: gloo where there is no CUDA, free ports, as many processes as GPUs."""
 
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import logging
 import os
+import signal
 import socket
+import sys
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
+from mmengine.logging import print_log
 
 DEFAULT_PORT = 29500
+# A process that fails may wait so long for the operations that it had begun with the others.
+_SECONDS_TO_LEAVE = 10
 
 
 def check_process_count(num_processes: int) -> None:
@@ -61,7 +73,8 @@ def prepare_distributed(cfg: Config) -> None:
     """Start the process group over gloo where there is no CUDA, before MMEngine's Runner does.
 
     MMEngine's own start calls ``torch.cuda.set_device`` and hands the wrapper ``device_ids``;
-    both fail on the CPU. With CUDA, or without a launcher, nothing is done.
+    both fail on the CPU. With CUDA MMEngine starts the group, and without a launcher there is none.
+    However the process ends, it leaves the group before the interpreter finalizes.
 
     Args:
         cfg: The run's config, ``launcher`` set; ``model_wrapper_cfg`` is changed in place.
@@ -69,7 +82,11 @@ def prepare_distributed(cfg: Config) -> None:
     Raises:
         ValueError: as :func:`check_launcher`.
     """
-    if cfg.launcher == 'none' or torch.cuda.is_available():
+    if cfg.launcher == 'none':
+        return
+    atexit.unregister(_leave_group_at_exit)
+    atexit.register(_leave_group_at_exit)
+    if torch.cuda.is_available():
         return
     check_launcher(cfg.launcher)
     cfg.merge_from_dict({'env_cfg': {'dist_cfg': {'backend': 'gloo'}}})
@@ -85,13 +102,59 @@ def prepare_distributed(cfg: Config) -> None:
 
 
 def finish_distributed() -> None:
-    """Leave the process group, if there is one; call it when the work is done.
+    """Leave the process group, if there is one, and end its threads.
 
-    A process that exits inside the group now and then crashes on the way out, in the threads that
-    still listen to the others, and torchrun then calls a finished training failed.
+    A worker thread of gloo destroys the tensors of the last operation after the operation is
+    reported as done, and needs the GIL for that. If the interpreter finalizes meanwhile, the
+    process aborts, and torchrun reports a finished training as failed. The threads are joined when
+    the last reference to the group goes; ``DistributedDataParallel`` holds one. Call this after
+    all work of all ranks has succeeded, when nothing refers to the wrapped model any more.
     """
+    if not dist.is_initialized():
+        return
+    # Without the barrier a fast rank closes connections that a slow one still needs.
+    dist.barrier()
+    _destroy_group()
+    if group_threads():
+        print_log(
+            'the process group of torch.distributed is still in use: something refers to a model '
+            'in its DistributedDataParallel wrapper, so this process may abort at its end',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def group_threads() -> list[str]:
+    """Return the names of gloo's threads in this process (empty where there is no /proc)."""
+    names = []
+    for thread in Path('/proc/self/task').glob('*/comm'):
+        # A thread may end between the listing and the reading.
+        with contextlib.suppress(OSError):
+            names.append(thread.read_text().strip())
+    return [name for name in names if 'gloo' in name]
+
+
+def _destroy_group() -> None:
+    gc.collect()  # the runner and its hooks refer to each other, and to the wrapped model
+    dist.destroy_process_group()
+    gc.collect()
+
+
+def _leave_group_at_exit() -> None:
+    """Leave the group of a process that failed, without waiting for the other ranks."""
+    if not dist.is_available() or not (dist.is_initialized() or group_threads()):
+        return
+    # The traceback of the error, already printed, refers to the runner.
+    for name in ('last_exc', 'last_value', 'last_traceback'):
+        if hasattr(sys, name):
+            setattr(sys, name, None)
+    # A thread can be joined only when its operation ends, and the others may never take part.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(_SECONDS_TO_LEAVE)
     if dist.is_initialized():
-        dist.destroy_process_group()
+        _destroy_group()
+    gc.collect()
+    signal.alarm(0)
 
 
 def local_rank_zero() -> bool:

@@ -8,6 +8,7 @@ from typing import Any, Optional, Union
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
@@ -152,7 +153,7 @@ def last_checkpoint(work_dir: StrPath) -> Optional[str]:
 
 
 def train(cfg: Config) -> Any:
-    """Train as ``cfg`` says; return the trained model.
+    """Train as ``cfg`` says; return the trained model, without its wrapper for parallel training.
 
     Checkpoints say what they were trained with (:class:`CheckpointRecordHook`).
 
@@ -161,9 +162,17 @@ def train(cfg: Config) -> Any:
             trained with other layers than the model's.
     """
     _add_record_hook(cfg)
-    model = _build_runner(cfg).train()
+    runner = _build_runner(cfg)
+    # The wrapper for parallel training must not outlive the process group.
+    model = unwrap(runner.train())
+    del runner
     finish_distributed()
     return model
+
+
+def unwrap(model: torch.nn.Module) -> torch.nn.Module:
+    """Return a model without its wrapper for parallel training."""
+    return model.module if is_model_wrapper(model) else model
 
 
 def _add_record_hook(cfg: Config) -> None:
@@ -188,12 +197,13 @@ def evaluate(cfg: Config, out: Optional[StrPath] = None) -> 'dict[str, float]':
             layers than the model's.
     """
     runner = _build_runner(cfg)
-    check_fit(runner.model, cfg.load_from)
+    check_fit(unwrap(runner.model), cfg.load_from)
     if out is not None:
         from mmdet.evaluation import DumpDetResults
 
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=str(out)))
     metrics = runner.test()
+    del runner
     finish_distributed()
     return metrics
 

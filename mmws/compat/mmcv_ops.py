@@ -15,12 +15,14 @@ O output channels, G deformable groups, kh × kw kernel taps, ph × pw pooled bi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou  # and registers torch.ops.torchvision
+
+from mmws.compat.deform import DeformGeometry, deform_conv2d, deform_conv2d_backward
 
 _tv = torch.ops.torchvision
 _FLT_MIN = torch.finfo(torch.float32).tiny
@@ -373,74 +375,27 @@ def roi_pool_backward(
 
 
 # -------------------------------------------------------------------------- deformable convolution
-#
-# (Dai et al., 2017, https://arxiv.org/abs/1703.06211, eq. 2; modulated: Zhu et al., 2018,
-# https://arxiv.org/abs/1811.11168, eq. 1.) MMCV and torchvision share the layout of the offsets:
-# (B, G · kh · kw · 2, Ho, Wo) with (y, x) innermost, and of the masks: (B, G · kh · kw, Ho, Wo).
-# `geometry` is (stride, padding, dilation), each as two numbers (y, x), and (groups, G).
 
 
-_FAR_AWAY = 1e4  # pixels, which float16 has
-
-
-def _deform_conv(
-    x: Tensor,
+def _add_grads(
+    buffers: Sequence[Tensor | None],
+    grad_output: Tensor,
+    input: Tensor,
     weight: Tensor,
     offset: Tensor,
     mask: Tensor | None,
-    bias: Tensor | None,
-    geometry: tuple[int, ...],
-) -> Tensor:
-    x, weight, offset, mask_, bias_ = _deform_args(x, weight, offset, mask, bias)
-    return _tv.deform_conv2d(x, weight, offset, mask_, bias_, *geometry, mask is not None)
-
-
-def _deform_conv_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
-    geometry: tuple[int, ...],
-) -> tuple[Tensor, ...]:
-    """Gradients of the input, weight, offset, mask and bias."""
-    x, weight, offset, mask_, bias = _deform_args(x, weight, offset, mask, None)
-    grads = _tv._deform_conv2d_backward(
-        _upcast(grad), x, weight, offset, mask_, bias, *geometry, mask is not None
-    )
-    _zero_grad_at_border(grads[2], offset, weight.shape[2:], geometry)
-    return grads
-
-
-def _deform_args(
-    x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor, ...]:
-    # torchvision wants a tensor for an absent mask or bias too.
-    mask = x.new_zeros(len(x), 1) if mask is None else mask
-    bias = x.new_zeros(len(weight)) if bias is None else bias
-    # A place that is not a number is outside of the image for MMCV; torchvision reads any memory.
-    offset = offset.nan_to_num(_FAR_AWAY, _FAR_AWAY, -_FAR_AWAY)
-    return tuple(_upcast(t).contiguous() for t in (x, weight, offset, mask, bias))
-
-
-def _zero_grad_at_border(
-    grad_offset: Tensor, offset: Tensor, kernel: tuple[int, int], geometry: tuple[int, ...]
+    geometry: DeformGeometry,
 ) -> None:
-    """Zeroes the gradient of coordinates that are exactly −1, in place.
+    """Put the gradients into MMCV's buffers, of which None stands for one that is not wanted.
 
-    The interpolated image has a kink there. MMCV takes the derivative outside, 0; torchvision the
-    one inside. With padding 1 and offsets that start at zero (DCNv2), the whole border is such.
+    MMCV adds to the gradients of the input, weight and bias, and overwrites those of the offset
+    and mask.
     """
-    for axis in (0, 1):
-        stride, padding, dilation = geometry[axis:6:2]
-        out_size = offset.shape[2 + axis]
-        tap = torch.arange(kernel[axis], device=offset.device) * dilation - padding
-        grid = tap[:, None] + torch.arange(out_size, device=offset.device) * stride
-        # (B, G, kh, kw, Ho, Wo), where the grid varies with kh and Ho or with kw and Wo.
-        split = (len(offset), geometry[-1], *kernel, 2, *offset.shape[2:])
-        grid = grid[:, None, :, None] if axis == 0 else grid[:, None, :]
-        coordinate = offset.view(split)[:, :, :, :, axis] + grid
-        grad_offset.view(split)[:, :, :, :, axis].masked_fill_(coordinate == -1, 0)
+    grads = deform_conv2d_backward(grad_output, input, weight, offset, mask, geometry)
+    added = (True, True, False, False, True)
+    for buffer, grad, add in zip(buffers, grads, added):
+        if buffer is not None and grad is not None:
+            buffer.add_(grad) if add else buffer.copy_(grad)
 
 
 def deform_conv_forward(
@@ -483,8 +438,10 @@ def deform_conv_forward(
         deformable_group: G.
         im2col_step: unused.
     """
-    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
-    output.copy_(_deform_conv(input, weight, offset, None, None, geometry))
+    geometry = DeformGeometry(
+        (dH, dW), (padH, padW), (dilationH, dilationW), group, deformable_group
+    )
+    output.copy_(deform_conv2d(input, weight, offset, None, None, geometry))
 
 
 def deform_conv_backward_input(
@@ -508,10 +465,11 @@ def deform_conv_backward_input(
     im2col_step: int,
 ) -> None:
     """Adds to ``gradInput`` and fills ``gradOffset``; arguments as in the forward op."""
-    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
-    grads = _deform_conv_backward(gradOutput, input, weight, offset, None, geometry)
-    gradInput += grads[0]
-    gradOffset.copy_(grads[2])
+    geometry = DeformGeometry(
+        (dH, dW), (padH, padW), (dilationH, dilationW), group, deformable_group
+    )
+    buffers = (gradInput, None, gradOffset, None, None)
+    _add_grads(buffers, gradOutput, input, weight, offset, None, geometry)
 
 
 def deform_conv_backward_parameters(
@@ -535,10 +493,12 @@ def deform_conv_backward_parameters(
     im2col_step: int,
 ) -> None:
     """Adds ``scale`` times the gradient to ``gradWeight``; other arguments as in the forward op."""
-    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
+    geometry = DeformGeometry(
+        (dH, dW), (padH, padW), (dilationH, dilationW), group, deformable_group
+    )
     # The gradient of the weight does not depend on the weight, which MMCV does not pass.
     weight = torch.zeros_like(gradWeight)
-    grads = _deform_conv_backward(gradOutput, input, weight, offset, None, geometry)
+    grads = deform_conv2d_backward(gradOutput, input, weight, offset, None, geometry)
     gradWeight += scale * grads[1]
 
 
@@ -570,8 +530,9 @@ def modulated_deform_conv_forward(
         weight: (O, C / group, kh, kw).
         bias: (O,), or a placeholder if not ``with_bias``.
         ones: scratch space of MMCV, unused, as is ``columns``.
-        offset: (B, G · kh · kw · 2, Ho, Wo), in feature pixels.
-        mask: modulation, (B, G · kh · kw, Ho, Wo).
+        offset: (B, G · kh · kw · 2, Ho, Wo), in feature pixels; or finer than the output, and the
+            first values of each image are read.
+        mask: modulation, (B, G · kh · kw, Ho, Wo), or finer.
         output: (B, O, Ho, Wo), filled.
         columns: unused.
         kernel_h: kh.
@@ -586,9 +547,10 @@ def modulated_deform_conv_forward(
         deformable_group: G.
         with_bias: whether to add ``bias``.
     """
-    geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
-    bias = bias if with_bias else None
-    output.copy_(_deform_conv(input, weight, offset, mask, bias, geometry))
+    geometry = DeformGeometry(
+        (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w), group, deformable_group
+    )
+    output.copy_(deform_conv2d(input, weight, offset, mask, bias if with_bias else None, geometry))
 
 
 def modulated_deform_conv_backward(
@@ -621,14 +583,11 @@ def modulated_deform_conv_backward(
 
     Other arguments as in the forward op.
     """
-    geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
-    grads = _deform_conv_backward(grad_output, input, weight, offset, mask, geometry)
-    grad_input += grads[0]
-    grad_weight += grads[1]
-    grad_offset.copy_(grads[2])
-    grad_mask.copy_(grads[3])
-    if with_bias:
-        grad_bias += grads[4]
+    geometry = DeformGeometry(
+        (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w), group, deformable_group
+    )
+    buffers = (grad_input, grad_weight, grad_offset, grad_mask, grad_bias if with_bias else None)
+    _add_grads(buffers, grad_output, input, weight, offset, mask, geometry)
 
 
 # -------------------------------------------------------------------------------------- focal loss

@@ -1,6 +1,7 @@
 """Deformable convolutions with Weight Standardization and with Weight Normalization.
 
-Their operator is torchvision's on every device; it is MMCV's in all but the order of summation.
+Their operator is torchvision's on every device, with the values and gradients of MMCV's compiled
+one but for the order of summation (:mod:`mmws.compat.deform`).
 """
 
 from __future__ import annotations

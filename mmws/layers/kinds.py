@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.utils import _pair
 
+from mmws.compat.deform import DeformGeometry, deform_conv2d, deform_conv2d_backward
+
 from .base import WeightFunctionMixin
 
 
@@ -141,7 +143,7 @@ class LinearKind(WeightFunctionMixin):
 
 
 class DeformableConvolution(NamedTuple):
-    r"""Deformable convolution, with torchvision's operator.
+    r"""Deformable convolution with MMCV's semantics (:mod:`mmws.compat.deform`).
 
     The operator is the one of `arXiv 1703.06211 <https://arxiv.org/abs/1703.06211>`_ and, with a
     mask, of `arXiv 1811.11168 <https://arxiv.org/abs/1811.11168>`_. Half precision is computed in
@@ -167,8 +169,8 @@ class DeformableConvolution(NamedTuple):
         mask: Tensor | None,
         bias: Tensor | None,
     ) -> Tensor:
-        tensors, options = self._arguments(weight, input, offset, mask, bias)
-        return torch.ops.torchvision.deform_conv2d(*tensors, *options).to(input.dtype)
+        geometry = self._geometry(weight, input, offset)
+        return deform_conv2d(input, weight, offset, mask, bias, geometry)
 
     def backward(
         self,
@@ -180,9 +182,8 @@ class DeformableConvolution(NamedTuple):
         mask: Tensor | None,
         bias: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        tensors, options = self._arguments(weight, input, offset, mask, bias)
-        backward = torch.ops.torchvision._deform_conv2d_backward
-        grads = backward(grad.to(tensors[0].dtype), *tensors, *options)
+        geometry = self._geometry(weight, input, offset)
+        grads = deform_conv2d_backward(grad, input, weight, offset, mask, geometry)
         grad_input, grad_weight, grad_offset, grad_mask, grad_bias = grads
         return tuple(
             g.to(t.dtype) if need else None
@@ -193,26 +194,10 @@ class DeformableConvolution(NamedTuple):
             )
         )
 
-    def _arguments(
-        self,
-        weight: Tensor,
-        input: Tensor,
-        offset: Tensor,
-        mask: Tensor | None,
-        bias: Tensor | None,
-    ) -> tuple[list[Tensor], tuple[int, ...]]:
+    def _geometry(self, weight: Tensor, input: Tensor, offset: Tensor) -> DeformGeometry:
         groups = input.shape[1] // weight.shape[1]
         offset_groups = offset.shape[1] // (2 * weight.shape[2] * weight.shape[3])
-        options = (
-            *self.stride, *self.padding, *self.dilation,
-            groups, offset_groups, mask is not None,
-        )  # fmt: skip
-        # The operator takes tensors for what is absent, and does not look into them.
-        mask = input.new_zeros(input.shape[0], 1) if mask is None else mask
-        bias = input.new_zeros(weight.shape[0]) if bias is None else bias
-        half = input.dtype in (torch.float16, torch.bfloat16)
-        dtype = torch.float32 if half else input.dtype
-        return [t.to(dtype) for t in (input, weight, offset, mask, bias)], options
+        return DeformGeometry(*self, groups, offset_groups)
 
 
 class DeformKind(WeightFunctionMixin):

@@ -6,10 +6,12 @@ Importing mmws costs no more than importing MMEngine: layers and tools are impor
 from importlib import import_module
 
 from . import compat
+from .config.read import register_config_package
 
+compat.redirect_moved_modules()
 compat.install_fallback_ops()
 compat.allow_checkpoint_classes()
-compat.register_config_package()
+register_config_package()
 
 
 def _guard_loading(model, state_dict):
@@ -66,7 +68,7 @@ _PUBLIC = {
     **dict.fromkeys(('CheckpointMismatchError', 'find_pretrained'), 'mmws.checkpoints'),
     **dict.fromkeys(('CocoMetric', 'VOCMetric'), 'mmws.evaluation'),
     **dict.fromkeys(
-        ('CheckpointRecordHook', 'WeightNormInitHook', 'init_weight_norm'), 'mmws.engine'
+        ('CheckpointRecordHook', 'WeightNormInitHook', 'init_weight_norm'), 'mmws.hooks'
     ),
     **dict.fromkeys(('Converted', 'convert', 'fold'), 'mmws.surgery'),
     **dict.fromkeys(

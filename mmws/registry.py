@@ -15,5 +15,5 @@ MODELS = Registry(
     scope='mmws',
     locations=['mmws.backbones', 'mmws.layers', 'mmws.surgery'],
 )
-HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmws', locations=['mmws.engine'])
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmws', locations=['mmws.hooks'])
 METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmws', locations=['mmws.evaluation'])

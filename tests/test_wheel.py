@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmws.compat import read_checkpoint
-from mmws.datasets.digits import DigitsConfig, generate_digits
+from mmws.data.digits import DigitsConfig, generate_digits
 
 ROOT = Path(__file__).parents[1]
 SOURCES = (

@@ -3,8 +3,9 @@
 import argparse
 
 import mmws  # noqa: F401
-from mmws.engine import cli, load_config
-from mmws.engine.browse import browse
+from mmws.config import load_config
+from mmws.engine import cli
+from mmws.visualization.browse import browse
 
 
 def parse_args() -> argparse.Namespace:

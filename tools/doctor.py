@@ -4,7 +4,8 @@ import argparse
 import sys
 
 import mmws  # noqa: F401
-from mmws.engine import cli, load_config
+from mmws.config import load_config
+from mmws.engine import cli
 from mmws.engine.doctor import diagnose
 
 

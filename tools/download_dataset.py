@@ -3,7 +3,7 @@
 import argparse
 import tarfile
 
-from mmws.datasets.download import DATASETS, download
+from mmws.data.download import DATASETS, download
 from mmws.engine.cli import one_line_errors
 
 

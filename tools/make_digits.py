@@ -2,7 +2,7 @@
 
 import argparse
 
-from mmws.datasets.digits import DigitsConfig, generate_digits, is_up_to_date
+from mmws.data.digits import DigitsConfig, generate_digits, is_up_to_date
 from mmws.engine.cli import one_line_errors
 
 

@@ -6,8 +6,8 @@ python tools/new_config.py --voc ROOT [--classes ...]      VOC format
 
 import argparse
 
-from mmws.datasets.new_config import BOX_BASE, MASK_BASE, new_config
-from mmws.datasets.voc import read_class_names
+from mmws.data.new_config import BOX_BASE, MASK_BASE, new_config
+from mmws.data.voc import read_class_names
 from mmws.engine.cli import one_line_errors
 
 

@@ -5,7 +5,7 @@ import sys
 
 import mmws  # noqa: F401
 from mmws.engine import cli
-from mmws.engine.predict import SCORE_THRESHOLD, find_inputs, load_detector, predict
+from mmws.visualization.predict import SCORE_THRESHOLD, find_inputs, load_detector, predict
 
 
 def parse_args() -> argparse.Namespace:

@@ -4,7 +4,7 @@ import argparse
 
 import mmws  # noqa: F401
 from mmws.engine import cli
-from mmws.engine.report import write_report
+from mmws.visualization.report import write_report
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,3 +1,4 @@
+from .checkpoint import Checkpoint, last_checkpoint
 from .foreign import SOURCES, Backbone, convert_checkpoint, convert_weights
 from .guard import (
     CheckpointMismatchError,
@@ -14,6 +15,7 @@ __all__ = [
     'KEY',
     'SOURCES',
     'Backbone',
+    'Checkpoint',
     'CheckpointMismatchError',
     'Published',
     'check_normalization',
@@ -22,6 +24,7 @@ __all__ = [
     'convert_weights',
     'find_pretrained',
     'guard_loading',
+    'last_checkpoint',
     'lookup',
     'record',
 ]

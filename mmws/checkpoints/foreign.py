@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmws.compat import read_checkpoint
 from mmws.files import replacing
 
+from .checkpoint import Checkpoint
 from .record import KEY, PLAIN, STANDARDIZED, Use, make_record
 
 SOURCES = ('jhu', 'torchvision', 'timm')
@@ -64,9 +64,9 @@ def convert_checkpoint(src: str | Path, source: str, out: str | Path) -> Backbon
     """
     if Path(out).exists():
         raise FileExistsError(f'{out} exists: remove it, or give another name')
-    contents = read_checkpoint(src)
+    weights = Checkpoint.read(src).weights
     try:
-        backbone = convert_weights(contents.get('state_dict', contents), source)
+        backbone = convert_weights(weights, source)
     except ValueError as error:
         raise ValueError(f'checkpoint {src}: {error}') from error
     with replacing(Path(out)) as draft:

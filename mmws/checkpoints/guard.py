@@ -112,8 +112,8 @@ def check_weights(
     Args:
         model: What is to load it, in wrappers for parallel training or not.
         state_dict: As read from a checkpoint by MMEngine or by
-            :func:`mmws.compat.read_checkpoint`, keys renamed to those of the model or left out as
-            wanted.
+            :func:`mmws.checkpoints.Checkpoint.read`, keys renamed to those of the model or left
+            out as wanted.
         strict: Weights must be the model's own, as on resuming: none missing, unexpected or of
             another shape.
 

@@ -8,19 +8,23 @@ from .stack import require_stack
 require_stack()
 
 from .before_loading import Source, check_before_loading, remember_source, source_of  # noqa: E402
-from .config import read_config, register_config_package  # noqa: E402  (needs the stack)
 from .loading import allow_checkpoint_classes, read_checkpoint  # noqa: E402
 from .mmcv_ext import install_fallback_ops  # noqa: E402
+from .moved import moved_names, redirect_moved_modules  # noqa: E402
 
 __all__ = [
     'Source',
     'allow_checkpoint_classes',
     'check_before_loading',
     'install_fallback_ops',
+    'moved_names',
     'read_checkpoint',
-    'read_config',
-    'register_config_package',
+    'redirect_moved_modules',
     'remember_source',
     'require_stack',
     'source_of',
 ]
+
+__getattr__ = moved_names(
+    __name__, dict.fromkeys(('read_config', 'register_config_package'), 'mmws.config')
+)

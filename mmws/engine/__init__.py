@@ -1,13 +1,21 @@
-from .checkpoint_record import CheckpointRecordHook
-from .running import evaluate, load_config, prepare, train
-from .weight_norm_init import WeightNormInitHook, init_weight_norm
+"""Train, test and launch detectors as the command lines under ``tools/`` do."""
+
+from mmws.compat import moved_names
+
+from .run import evaluate, prepare, train
 
 __all__ = [
-    'CheckpointRecordHook',
-    'WeightNormInitHook',
     'evaluate',
-    'init_weight_norm',
-    'load_config',
     'prepare',
     'train',
 ]
+
+__getattr__ = moved_names(
+    __name__,
+    {
+        'load_config': 'mmws.config',
+        **dict.fromkeys(
+            ('CheckpointRecordHook', 'WeightNormInitHook', 'init_weight_norm'), 'mmws.hooks'
+        ),
+    },
+)

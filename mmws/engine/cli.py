@@ -9,7 +9,7 @@ from typing import Optional
 
 from mmengine.config import Config, DictAction
 
-from mmws.datasets.errors import DataError
+from mmws.data.errors import DataError
 
 from .running import prepare
 
@@ -20,7 +20,7 @@ def one_line_errors(
 ) -> Iterator[None]:
     """Turn a user's mistake into one line on stderr and exit status 1.
 
-    A :class:`mmws.datasets.errors.DataError` gets one line for each problem in the data.
+    A :class:`mmws.data.errors.DataError` gets one line for each problem in the data.
 
     Args:
         *kinds: What is a mistake; anything else is a bug and keeps its traceback. By default

@@ -155,8 +155,3 @@ def _leave_group_at_exit() -> None:
         _destroy_group()
     gc.collect()
     signal.alarm(0)
-
-
-def local_rank_zero() -> bool:
-    """Whether this process is the one of its machine that may speak for all."""
-    return int(os.environ.get('LOCAL_RANK', 0)) == 0

@@ -11,7 +11,7 @@ from typing import NamedTuple, Optional
 import torch
 from mmengine.config import Config
 
-from mmws.datasets.preflight import find_problems
+from mmws.data.preflight import find_problems
 
 
 class Finding(NamedTuple):

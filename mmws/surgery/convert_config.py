@@ -13,8 +13,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from mmws.checkpoints import Published, find_pretrained
-from mmws.compat import read_config
-from mmws.config_code import Code, assign, base_path
+from mmws.config import read_config
+from mmws.config.code import Code, assign, base_path
 from mmws.files import replacing
 
 from .conversion_report import ConversionReport

@@ -17,13 +17,13 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from mmws.checkpoints import check_weights
-from mmws.compat import read_checkpoint, read_config
+from mmws.checkpoints import Checkpoint, check_weights
+from mmws.config import read_config
 from mmws.layers import GroupNorm
+from mmws.testing.trial import compare_outputs
 
 from .converted import unconverted_config
 from .folding import fold, needing_mmws, own_arguments, plain_class
-from .trial import compare_outputs
 
 TOLERANCE = 1e-4
 
@@ -40,7 +40,7 @@ class FoldedFiles:
         config: The config of the plain model; None if only weights were asked for.
         checkpoint: Its weights.
         difference: Largest difference of outputs before and after, see
-            :func:`mmws.surgery.compare.max_difference`.
+            :func:`mmws.testing.compare.max_difference`.
     """
 
     config: Path | None
@@ -79,12 +79,12 @@ def fold_files(
             raise FileExistsError(f'{path} exists: remove it, or give another folder')
 
     cfg = read_config(config)
-    contents = read_checkpoint(checkpoint)
+    trained = Checkpoint.read(checkpoint)
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     model = MODELS.build(copy.deepcopy(cfg.model)).eval()
-    _load(model, contents.get('state_dict', contents), f'checkpoint {checkpoint}')
+    _load(model, trained.weights, f'checkpoint {checkpoint}')
     folded = fold(model)
-    meta = {k: v for k, v in contents.get('meta', {}).items() if k in _KEPT_META}
+    meta = {k: v for k, v in trained.meta.items() if k in _KEPT_META}
 
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as folder:

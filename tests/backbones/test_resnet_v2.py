@@ -11,7 +11,7 @@ from torch import nn
 
 import mmws
 from mmws import CheckpointMismatchError
-from mmws.compat import read_config
+from mmws.config import read_config
 
 timm = pytest.importorskip('timm')
 

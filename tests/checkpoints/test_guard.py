@@ -24,7 +24,8 @@ from torch import nn
 
 import mmws
 from mmws.checkpoints import CheckpointMismatchError, check_normalization, check_weights, record
-from mmws.compat import read_checkpoint, read_config
+from mmws.compat import read_checkpoint
+from mmws.config import read_config
 from mmws.layers import GroupNorm
 
 CONFIG = Path(__file__).parents[2] / 'configs' / 'mask_rcnn_r50_gnws.py'

@@ -8,7 +8,7 @@ import pytest
 
 import mmws  # noqa: F401
 from mmws.checkpoints import BACKBONES, DETECTORS, find_pretrained, lookup
-from mmws.compat import read_config
+from mmws.config import read_config
 
 HUB = mmengine.load(Path(mmengine.__file__).parent / 'hub' / 'openmmlab.json')
 ZOO = [

@@ -15,9 +15,9 @@ from mmengine.runner import Runner
 from torch import nn
 from zoo_cases import CONFIGS, ZOO, narrowed, read, read_zoo
 
-from mmws.datasets.digits import DigitsConfig, generate_digits
-from mmws.datasets.voc import VOC_CLASSES, convert_voc
-from mmws.zoo import read_models
+from mmws.data.digits import DigitsConfig, generate_digits
+from mmws.data.voc import VOC_CLASSES, convert_voc
+from tools.dev.model_zoo import read_models
 
 ARCHS = {
     'mask_rcnn': 'MaskRCNN',

@@ -5,7 +5,8 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmws.engine import evaluate, load_config, prepare
+from mmws.config import load_config
+from mmws.engine import evaluate, prepare
 from mmws.engine.tta import enable_tta
 
 pytest.importorskip('mmdet.models', exc_type=ImportError)
@@ -20,7 +21,7 @@ def box_config(tmp_path_factory) -> Path:
     pytest.importorskip('sklearn')
     from mmdet.registry import MODELS
 
-    from mmws.datasets.digits import generate_digits
+    from mmws.data.digits import generate_digits
 
     folder = tmp_path_factory.mktemp('tta')
     data = generate_digits(folder / 'digits', num_train=1, num_val=2)

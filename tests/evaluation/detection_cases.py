@@ -9,7 +9,7 @@ import numpy as np
 from mmdet.datasets.api_wrappers import COCO
 from pycocotools import mask as mask_utils
 
-from mmws.datasets.rle import encode_masks
+from mmws.data.rle import encode_masks
 
 
 def random_mask(rng, height, width):

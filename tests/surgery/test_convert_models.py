@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import mmws
-from mmws.compat import read_config
+from mmws.config import read_config
 from mmws.layers import ConvWS2d, GroupNorm
 from mmws.surgery.feeds import CONVOLUTIONS
 

@@ -12,8 +12,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 import mmws
-from mmws.compat import read_checkpoint, read_config
-from mmws.datasets.digits import DigitsConfig, generate_digits
+from mmws.compat import read_checkpoint
+from mmws.config import read_config
+from mmws.data.digits import DigitsConfig, generate_digits
 from mmws.engine import evaluate, prepare, train
 from mmws.surgery.convert_config import convert_config
 from mmws.surgery.converted import unconverted_config

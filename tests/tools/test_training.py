@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from mmws.compat import read_checkpoint
-from mmws.datasets.digits import CLASSES, DigitsConfig, generate_digits
-from mmws.datasets.new_config import new_config
+from mmws.data.digits import CLASSES, DigitsConfig, generate_digits
+from mmws.data.new_config import new_config
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """

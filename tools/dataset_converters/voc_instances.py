@@ -5,7 +5,7 @@ python tools/dataset_converters/voc_instances.py ROOT [--splits ...] [--classes 
 
 import argparse
 
-from mmws.datasets.voc import convert_voc, read_class_names
+from mmws.data.voc import convert_voc, read_class_names
 from mmws.engine.cli import one_line_errors
 
 

@@ -1,0 +1,81 @@
+"""Source text of configs: values as ``ruff format`` lays them out, files whole or not at all."""
+
+import keyword
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union
+
+from mmengine.config import Config
+
+from mmws.files import replacing
+
+LINE_LENGTH = 100
+
+
+@dataclass(frozen=True)
+class Code:
+    """Source text that stands for itself when a value is written."""
+
+    text: str
+
+
+def assign(name: str, value: Any) -> str:
+    """Return the assignment of nested dicts, lists and plain values, :class:`Code` as it is."""
+    return _code(value, f'{name} = ')
+
+
+def _code(value: Any, prefix: str = '', indent: int = 0) -> str:
+    """Return ``prefix`` and the source of ``value`` as ``ruff format`` lays it out."""
+    flat = prefix + _flat(value)
+    if not isinstance(value, (dict, list, tuple)) or indent + len(flat) < LINE_LENGTH:
+        return flat
+    opening, entries, closing = _pieces(value)
+    inner = indent + 4
+    body = ''.join(f'{" " * inner}{_code(v, before, inner)},\n' for before, v in entries)
+    return f'{prefix}{opening}\n{body}{" " * indent}{closing}'
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, Code):
+        return value.text
+    if not isinstance(value, (dict, list, tuple)):
+        return repr(value)
+    opening, entries, closing = _pieces(value)
+    inside = ', '.join(before + _flat(v) for before, v in entries)
+    comma = ',' if isinstance(value, tuple) and len(value) == 1 else ''
+    return f'{opening}{inside}{comma}{closing}'
+
+
+def _pieces(value: Union[dict, list, tuple]) -> 'tuple[str, list[tuple[str, Any]], str]':
+    """Return opening bracket, entries as (text before the value, value), and closing bracket."""
+    if isinstance(value, dict):
+        if all(isinstance(k, str) and k.isidentifier() and not keyword.iskeyword(k) for k in value):
+            return 'dict(', [(f'{k}=', v) for k, v in value.items()], ')'
+        return '{', [(f'{k!r}: ', v) for k, v in value.items()], '}'
+    opening, closing = '[]' if isinstance(value, list) else '()'
+    return opening, [('', v) for v in value], closing
+
+
+def write_config(path: Path, text: str) -> None:
+    """Write a config so that ``path`` is either the complete, loadable file or as it was."""
+    with replacing(path) as draft:  # in the same folder, for `_base_`
+        draft.write_text(text, encoding='utf-8')
+        Config.fromfile(draft)
+
+
+def is_under(path: str, folder: str) -> bool:
+    """Whether the absolute ``path`` is ``folder`` or inside of it."""
+    return os.path.commonpath([path, folder]) == folder
+
+
+def base_path(base: Union[str, Path], out: Path) -> str:
+    """Return ``_base_`` for the file ``out``: relative if both are under the current folder."""
+    if '::' in str(base):
+        return str(base)
+    base, folder = os.path.realpath(base), os.path.realpath(out.parent)
+    here = os.path.realpath(os.getcwd())
+    if not (is_under(base, here) and is_under(folder, here)):
+        return base
+    relative = os.path.relpath(base, folder)
+    return relative if relative.startswith('..') else f'./{relative}'

@@ -1,0 +1,93 @@
+"""Config files of MMEngine, from a path or out of an installed package."""
+
+import difflib
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Optional, Union
+
+from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
+
+from .typos import warn_about_typos
+
+
+def register_config_package() -> None:
+    """Let configs inherit from ``mmws::folder/name.py``, as from ``mmdet::folder/name.py``.
+
+    MMEngine knows the packages of its own family, by the names of their distributions. Of an
+    editable installation MMEngine 0.10.7 takes the folder of the distribution's metadata, where the
+    package is not; a module's folder it finds in every installation.
+    """
+    MODULE2PACKAGE['mmws'] = 'mmws.registry'
+
+
+def read_config(path: Union[str, Path], name: str = 'config') -> Config:
+    """Read a config file of MMEngine, from a path or out of an installed package.
+
+    Args:
+        path: A file, or ``mmdet::folder/name.py``, or ``mmws::folder/name.py``.
+        name: What to call it in an error.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read, in one line.
+    """
+    file, folder = Path(path), Path()
+    package, separator, inner = str(path).partition('::')
+    if separator:
+        # `Config.fromfile` takes no package path.
+        spec = find_spec(package) if package.isidentifier() else None
+        if spec is None or spec.origin is None:
+            raise FileNotFoundError(f'{name} {path}: there is no package {package!r}')
+        folder = Path(spec.origin).parent / '.mim' / 'configs'
+        file = folder / inner
+    if not file.is_file():
+        closest = _closest(file)
+        if closest is None:
+            raise FileNotFoundError(f'{name} {path} does not exist')
+        meant = f'{package}::{closest.relative_to(folder).as_posix()}' if separator else closest
+        raise FileNotFoundError(f'{name} {path} does not exist: did you mean {meant}?')
+    try:
+        return Config.fromfile(file)
+    except Exception as error:
+        # A config is a program: whatever it raises, the user needs its name.
+        reason = ' '.join(str(error).split())
+        message = f'{name} {path} cannot be read: {type(error).__name__}: {reason}'
+        raise ValueError(message) from error
+
+
+def load_config(config: Union[str, Path], cfg_options: Optional[dict] = None) -> Config:
+    """Read a config file and put the command line's overrides into it.
+
+    Args:
+        config: Path of the file, ``mmws::folder/name.py`` or ``mmdet::folder/name.py``.
+        cfg_options: Dotted keys and their values, as ``--cfg-options`` gives them. A key that
+            looks like a typo of an existing one is named in a warning.
+
+    Raises:
+        FileNotFoundError: if the file is missing.
+        ValueError: if it cannot be read as a config.
+    """
+    cfg = read_config(config)
+    if cfg_options:
+        if int(os.environ.get('LOCAL_RANK', 0)) == 0:  # one process of each machine warns
+            warn_about_typos(cfg, cfg_options)
+        try:
+            cfg.merge_from_dict(cfg_options)
+        except (KeyError, IndexError, TypeError, AssertionError) as error:
+            raise ValueError(f'--cfg-options do not fit config {config}: {error}') from error
+    return cfg
+
+
+def _closest(file: Path) -> Optional[Path]:
+    """Return a config of nearly this name, beside the missing file or in a folder beside it."""
+    beside = {
+        other.name: other for other in (*file.parent.glob('*/*.py'), *file.parent.glob('*.py'))
+    }
+    # A part too many, such as the schedule that goes without saying, is no other part misspelt.
+    shorter = [name for name in beside if file.name.startswith(f'{name.removesuffix(".py")}_')]
+    if shorter:
+        return beside[max(shorter, key=len)]
+    closest = difflib.get_close_matches(file.name, beside, n=1, cutoff=0.9)
+    return beside[closest[0]] if closest else None

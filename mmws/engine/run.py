@@ -1,0 +1,181 @@
+"""Train and test a detector from a config, with MMDetection's command-line options."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmws.checkpoints import Checkpoint, check_weights, last_checkpoint
+from mmws.config import load_config
+from mmws.data.preflight import check_data
+
+from .distributed import check_launcher, finish_distributed, prepare_distributed
+from .tta import enable_tta
+
+StrPath = Union[str, Path]
+
+
+def prepare(
+    config: StrPath,
+    *,
+    checkpoint: Optional[StrPath] = None,
+    work_dir: Optional[StrPath] = None,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    resume: Optional[str] = None,
+    cfg_options: Optional[dict] = None,
+    launcher: str = 'none',
+    tta: bool = False,
+) -> Config:
+    """Make the config of one run and check all that can be checked before it.
+
+    Args:
+        config: As for :func:`mmws.config.load_config`.
+        checkpoint: The checkpoint to test; ``None`` when training.
+        work_dir: Where logs and checkpoints go. Falls back to the config's ``work_dir``, then to
+            ``work_dirs/<config name>``.
+        amp: Train with automatic mixed precision (needs a GPU).
+        auto_scale_lr: Scale the learning rate to the total batch size.
+        resume: ``'auto'`` for the last checkpoint in ``work_dir``, if there is one, or a
+            checkpoint's path. The optimizer goes on with the learning rate of that checkpoint.
+        cfg_options: As for :func:`mmws.config.load_config`.
+        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+        tta: Test with :func:`mmws.engine.tta.enable_tta`.
+
+    Raises:
+        FileNotFoundError: if the config or a checkpoint is missing.
+        DataError: if data are missing or do not fit the config, with a line for each problem.
+        OSError: if ``work_dir`` cannot be made.
+        ValueError: if a checkpoint cannot be read, or an option cannot be carried out with this
+            config or on this machine.
+    """
+    cfg = load_config(config, cfg_options)
+    cfg.launcher = launcher
+    cfg.work_dir = str(work_dir or cfg.get('work_dir') or Path('work_dirs', Path(str(config)).stem))
+
+    if amp:
+        if not torch.cuda.is_available():
+            raise ValueError('--amp needs a GPU, and this machine has none: leave it out')
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if auto_scale_lr:
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+            raise ValueError(
+                f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in {config}'
+            )
+        cfg.auto_scale_lr.enable = True
+    check_launcher(launcher)
+
+    if resume == 'auto':
+        # Without a checkpoint yet, a job that may be restarted begins as it would without --resume.
+        resume = last_checkpoint(cfg.work_dir)
+        if resume is None:
+            print_log(f'nothing to resume in {cfg.work_dir}: training starts', logger='current')
+    if resume is not None:
+        cfg.resume, cfg.load_from = True, str(resume)
+    if checkpoint is not None:
+        cfg.load_from = str(checkpoint)
+    load_from = cfg.get('load_from')
+    if load_from and '://' not in load_from:
+        Checkpoint.read(load_from)
+    if checkpoint is None:
+        for pretrained in _pretrained_files(cfg.get('model')):
+            Checkpoint.read(pretrained)
+
+    batch_size = (cfg.get('train_dataloader') or {}).get('batch_size', 1)
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f'train_dataloader.batch_size must be at least 1, got {batch_size!r}')
+    check_data(cfg, splits=('train', 'val') if checkpoint is None else ('test',))
+    if tta:
+        enable_tta(cfg)
+    os.makedirs(cfg.work_dir, exist_ok=True)
+    return cfg
+
+
+def _pretrained_files(model: Any) -> 'Iterator[Path]':
+    """Yield the files, of this machine, that a model or a part of it starts from."""
+    if isinstance(model, dict):
+        if model.get('type') == 'mmws.Converted':
+            from mmws.surgery.converted import unconverted_config
+
+            model, _ = unconverted_config(model)
+        name = model.get('checkpoint') if model.get('type') == 'Pretrained' else None
+        if name and '://' not in name:
+            yield Path(name).expanduser()
+        model = model.values()
+    elif not isinstance(model, (list, tuple)):
+        return
+    for part in model:
+        yield from _pretrained_files(part)
+
+
+def train(cfg: Config) -> Any:
+    """Train as ``cfg`` says; return the trained model, without its wrapper for parallel training.
+
+    Checkpoints say what they were trained with (:class:`CheckpointRecordHook`).
+
+    Raises:
+        CheckpointMismatchError: if pretrained weights, or the checkpoint to resume from, were
+            trained with other layers than the model's.
+    """
+    _add_record_hook(cfg)
+    runner = _build_runner(cfg)
+    # The wrapper for parallel training must not outlive the process group.
+    model = unwrap(runner.train())
+    del runner
+    finish_distributed()
+    return model
+
+
+def unwrap(model: torch.nn.Module) -> torch.nn.Module:
+    """Return a model without its wrapper for parallel training."""
+    return model.module if is_model_wrapper(model) else model
+
+
+def _add_record_hook(cfg: Config) -> None:
+    kind = 'mmws.CheckpointRecordHook'
+    hooks = list(cfg.get('custom_hooks') or [])
+    if all(hook['type'] != kind for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(type=kind)]
+
+
+def evaluate(cfg: Config, out: Optional[StrPath] = None) -> 'dict[str, float]':
+    """Evaluate the checkpoint ``cfg.load_from`` on the test split.
+
+    Args:
+        cfg: From :func:`prepare` with a checkpoint.
+        out: Write the raw predictions to this ``.pkl`` file as well.
+
+    Returns:
+        The metrics, e.g. ``{'coco/bbox_mAP': 0.4, ...}``.
+
+    Raises:
+        CheckpointMismatchError: if the checkpoint is of another model, or was trained with other
+            layers than the model's.
+    """
+    runner = _build_runner(cfg)
+    if '://' not in cfg.load_from:
+        check_weights(unwrap(runner.model), Checkpoint.read(cfg.load_from).weights)
+    if out is not None:
+        from mmdet.evaluation import DumpDetResults
+
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=str(out)))
+    metrics = runner.test()
+    del runner
+    finish_distributed()
+    return metrics
+
+
+def _build_runner(cfg: Config) -> Runner:
+    from mmdet.utils import setup_cache_size_limit_of_dynamo
+
+    setup_cache_size_limit_of_dynamo()
+    prepare_distributed(cfg)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

@@ -1,0 +1,1 @@
+"""Trial runs of models on tiny images, and how far their outputs lie apart."""

@@ -1,0 +1,118 @@
+import pytest
+import torch
+
+from mmws.config import load_config
+from mmws.engine import prepare
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """A config without data, so that `prepare` has only its options to judge."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / 'some.py'
+    path.write_text(
+        "optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.02))\n"
+        'auto_scale_lr = dict(enable=False, base_batch_size=16)\n'
+    )
+    return path
+
+
+def test_a_missing_config_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'config .*nowhere\.py does not exist'):
+        load_config(tmp_path / 'nowhere.py')
+
+
+def test_a_broken_config_is_named_in_one_line(tmp_path):
+    path = tmp_path / 'broken.py'
+    path.write_text('model = dict(\n')
+    with pytest.raises(ValueError, match=r'broken\.py cannot be read: SyntaxError') as caught:
+        load_config(path)
+    assert '\n' not in str(caught.value)
+
+
+def test_a_config_of_an_installed_package_loads():
+    cfg = load_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', {'model.neck.num_outs': 4})
+    assert (cfg.model.type, cfg.model.neck.num_outs) == ('RetinaNet', 4)
+
+
+@pytest.mark.parametrize(
+    ('given', 'expected'), [(None, 'work_dirs/some'), ('elsewhere', 'elsewhere')]
+)
+def test_work_dir_falls_back_to_the_name_of_the_config(config, given, expected):
+    assert prepare(config, work_dir=given).work_dir == expected
+
+
+BACKBONE = "dict(init_cfg=dict(type='Pretrained', checkpoint='gone.pth'))"
+
+
+def test_missing_pretrained_weights_are_named_before_anything_is_built(config):
+    # Bug: a traceback of MMEngine's, after the data were read.
+    text = config.read_text()
+    config.write_text(f'{text}model = dict(backbone={BACKBONE})')
+    with pytest.raises(FileNotFoundError, match=r'checkpoint gone\.pth does not exist'):
+        prepare(config)
+    prepare(config, checkpoint=save(config.with_name('epoch_1.pth')))  # where they are not read
+    config.write_text(f"{text}model = dict(type='mmws.Converted', model=dict(backbone={BACKBONE}))")
+    prepare(config)  # which drops them
+
+
+def save(path):
+    torch.save({'state_dict': {}}, path)
+    return str(path)
+
+
+def test_resume_continues_from_the_last_or_the_named_checkpoint(config, tmp_path):
+    named = save(tmp_path / 'epoch_1.pth')
+    cfg = prepare(config, resume=named)
+    assert (cfg.resume, cfg.load_from) == (True, named)
+    # Bug: the work dir was moved, and the old path in last_checkpoint is gone.
+    (tmp_path / 'last_checkpoint').write_text('/somewhere/else/epoch_1.pth')
+    cfg = prepare(config, resume='auto', work_dir=tmp_path)
+    assert (cfg.resume, cfg.load_from) == (True, named)
+
+
+def test_resume_without_a_checkpoint_yet_keeps_the_pretrained_weights(config, tmp_path):
+    # Bug: a job that is always started with --resume trains from scratch.
+    pretrained = save(tmp_path / 'pretrained.pth')
+    options = {'load_from': pretrained}
+    cfg = prepare(config, resume='auto', work_dir=tmp_path / 'new', cfg_options=options)
+    assert (cfg.get('resume', False), cfg.load_from) == (False, pretrained)
+
+
+@pytest.mark.parametrize('option', ['resume', 'checkpoint'])
+def test_a_missing_checkpoint_is_named_before_anything_is_built(config, option):
+    with pytest.raises(FileNotFoundError, match=r'checkpoint gone\.pth does not exist'):
+        prepare(config, **{option: 'gone.pth'})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='--amp works here')
+def test_amp_without_a_gpu_is_refused(config):
+    with pytest.raises(ValueError, match='--amp needs a GPU'):
+        prepare(config, amp=True)
+
+
+def test_amp_keeps_a_loss_scale_of_the_config(config, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    assert prepare(config, amp=True).optim_wrapper.loss_scale == 'dynamic'
+    cfg = prepare(config, amp=True, cfg_options={'optim_wrapper.loss_scale': 512.0})
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    assert cfg.optim_wrapper.loss_scale == 512.0
+
+
+@pytest.mark.parametrize('content', [b'weights', b'PK\x03\x04', b''])
+def test_a_file_that_is_no_checkpoint_is_named(config, tmp_path, content):
+    (tmp_path / 'x.pth').write_bytes(content)
+    with pytest.raises(ValueError, match=r'checkpoint x\.pth cannot be read'):
+        prepare(config, checkpoint='x.pth')
+
+
+def test_a_work_dir_that_cannot_be_made_is_told_before_training(config, tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(OSError, match='file'):
+        prepare(config, work_dir=tmp_path / 'file' / 'work')
+
+
+def test_auto_scale_lr_needs_a_base_batch_size(config):
+    assert prepare(config, auto_scale_lr=True).auto_scale_lr.enable
+    with pytest.raises(ValueError, match='base_batch_size'):
+        prepare(config, auto_scale_lr=True, cfg_options={'auto_scale_lr': {'_delete_': True}})

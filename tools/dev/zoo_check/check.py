@@ -1,0 +1,98 @@
+"""One config of the zoo: build the model, run it, convert it, run it again, fold it, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
+from torch import nn
+
+import mmws
+from mmws.testing.compare import max_difference, tensors_of
+from mmws.testing.trial import find_run, infer, train_step
+
+FOLD_TOLERANCE = 1e-4
+
+# Weights to download, and images of random size.
+_DROPPED = ('pretrained', 'batch_augments', 'teacher_ckpt')
+# Numbers of proposals, sampled RoIs and detections: nothing but time.
+_LIMITS = {'nms_pre': 64, 'max_per_img': 8, 'num': 8, 'max_num': 8}
+
+
+def check_model(cfg: Config) -> Iterator[dict[str, Any]]:
+    """Take one config through all stages, telling the results of each as it is over.
+
+    Yields:
+        Dicts of results. ``stage`` names the stage that begins.
+
+    Raises:
+        Exception: whatever a stage raises. The stage is the last one that was yielded.
+    """
+    yield {'stage': 'build'}
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    config = tiny_config(cfg.model)
+    model = _build(config)
+    yield {'built': True, 'parameters': sum(p.numel() for p in model.parameters())}
+
+    yield {'stage': 'run'}
+    run = find_run(model, config)
+    yield {'ran': True, 'size': run.size, 'mode': run.mode, 'trained': run.trains}
+
+    yield {'stage': 'convert'}
+    model = mmws.convert(model, conv='WS', norm='GN')
+    report = model.conversion_report
+    yield {'converted': True, 'convs': len(report.convs), 'norms': len(report.norms)}
+
+    yield {'stage': 'run converted'}
+    if run.trains:
+        train_step(model, config, run.size)
+    outputs = infer(model, config, run.size, run.mode)
+    yield {'ran_converted': True}
+
+    yield {'stage': 'fold'}
+    model = mmws.fold(model, inplace=True)
+    difference = max_difference(infer(model, config, run.size, run.mode), outputs)
+    yield {
+        'fold_equal': difference <= FOLD_TOLERANCE,
+        'difference': difference,
+        'compared': sum(t.numel() for t in tensors_of(outputs)),
+    }
+
+
+def _build(config: dict) -> nn.Module:
+    torch.manual_seed(0)
+    model = MODELS.build(config)
+    model.init_weights()
+    return model
+
+
+def tiny_config(model: dict) -> ConfigDict:
+    """Return the config of a model without what is downloaded, and with few proposals.
+
+    Widths and depths stay. Pretrained weights and random image sizes go; numbers of proposals,
+    sampled RoIs and detections become small, for time.
+    """
+    return ConfigDict(_tiny(model))
+
+
+def _tiny(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _limited(k, _tiny(v)) for k, v in value.items() if not _is_download(k, v)}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_tiny(v) for v in value)
+    return value
+
+
+def _is_download(key: str, value: Any) -> bool:
+    if isinstance(value, dict) and (key == 'init_cfg' or value.get('type') == 'Pretrained'):
+        return 'checkpoint' in value
+    return key in _DROPPED
+
+
+def _limited(key: str, value: Any) -> Any:
+    limit = _LIMITS.get(key)
+    return min(value, limit) if limit is not None and isinstance(value, int) else value

@@ -32,10 +32,11 @@ _MODULES = {
 def redirect_moved_modules() -> None:
     """Let ``import`` find modules under the names that they had before; calling it again is free.
 
-    The finder is asked after all others, so it costs nothing while current names are imported.
+    The finder is asked before all others: once ``mmws.datasets`` is the module ``mmws.data``, Python
+    would find ``mmws.datasets.voc`` in its folder and execute it a second time.
     """
     if not any(isinstance(finder, _MovedFinder) for finder in sys.meta_path):
-        sys.meta_path.append(_MovedFinder())
+        sys.meta_path.insert(0, _MovedFinder())
 
 
 def moved_names(package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
@@ -67,6 +68,8 @@ class _MovedFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        if not fullname.startswith('mmws.'):
+            return None
         for old, new in _MODULES.items():
             if fullname == old or fullname.startswith(f'{old}.'):
                 current = new + fullname[len(old) :]

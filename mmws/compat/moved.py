@@ -32,8 +32,8 @@ _MODULES = {
 def redirect_moved_modules() -> None:
     """Let ``import`` find modules under the names that they had before; calling it again is free.
 
-    The finder is asked before all others: once ``mmws.datasets`` is the module ``mmws.data``, Python
-    would find ``mmws.datasets.voc`` in its folder and execute it a second time.
+    The finder is asked before all others: once ``mmws.datasets`` is the module ``mmws.data``,
+    Python would find ``mmws.datasets.voc`` in its folder and execute it a second time.
     """
     if not any(isinstance(finder, _MovedFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _MovedFinder())

@@ -1,18 +1,15 @@
 """The wheel, installed away from the checkout, has all that a training needs."""
 
-import os
 import shutil
-import subprocess
-import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 
 from mmws.compat import read_checkpoint
-from mmws.data.digits import DigitsConfig, generate_digits
+from tests.helpers.digits_config import small_digits
+from tests.helpers.paths import ROOT
+from tests.helpers.processes import run_code, run_python
 
-ROOT = Path(__file__).parents[1]
 SOURCES = (
     'LICENSE', 'MANIFEST.in', 'README.md', 'configs', 'mmws', 'model-index.yml', 'pyproject.toml',
     'setup.cfg', 'tests', 'tools',
@@ -51,21 +48,6 @@ train_cfg = dict(max_epochs=1)
 """
 
 
-def run(*command, cwd: Path, **env) -> str:
-    result = subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=cwd,
-        env={**{k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}, **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout[-3000:]
-    return result.stdout
-
-
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
     """Built from what a clean clone has, so that nothing is left in the checkout."""
@@ -79,9 +61,9 @@ def wheel(tmp_path_factory):
             shutil.copytree(source, target, symlinks=True, ignore=ignored)
         else:
             shutil.copy(source, target)
-    run(
+    run_python(
         '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation', '--wheel-dir', folder,
-        clone, cwd=folder,
+        clone, cwd=folder, PYTHONPATH=None,
     )  # fmt: skip
     (path,) = folder.glob('*.whl')
     return path
@@ -107,17 +89,16 @@ def test_the_wheel_has_the_configs_and_the_tools_and_no_tests(wheel):
 def test_the_wheel_trains_a_step_from_its_own_config(wheel, tmp_path):
     # Bug: `mmws::` works in a checkout alone.
     site = tmp_path / 'site'
-    run('-m', 'pip', 'install', '--quiet', '--no-deps', '--target', site, wheel, cwd=tmp_path)
-    generate_digits(
-        tmp_path / 'digits',
-        DigitsConfig(num_train=1, num_val=1, image_size=(128, 128), digit_size=(28, 64)),
+    run_python(
+        '-m', 'pip', 'install', '--quiet', '--no-deps', '--target', site, wheel, PYTHONPATH=None
     )
+    small_digits(tmp_path / 'digits', num_train=1, num_val=1)
     (tmp_path / 'mine.py').write_text(CONFIG)
     env = {'PYTHONPATH': str(site), 'OMP_NUM_THREADS': '1'}
-    where = run('-c', 'import mmws; print(mmws.__file__)', cwd=tmp_path, **env)
+    where = run_code('import mmws; print(mmws.__file__)', cwd=tmp_path, **env)
     assert where.strip().startswith(str(site))
     small = 'train_dataloader.dataset.pipeline.2.scale=(128,128)'
-    run(
+    run_python(
         site / 'mmws/.mim/tools/train.py', 'mine.py', '--work-dir', 'work', '--cfg-options', small,
         cwd=tmp_path, **env,
     )  # fmt: skip

@@ -1,21 +1,19 @@
 """The BiT backbone beside timm's, whose names, parameters and features it has."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
-from mmdet.utils import register_all_modules
 from torch import nn
 
 import mmws
 from mmws import CheckpointMismatchError
 from mmws.config import read_config
+from tests.helpers.paths import NARROW_CONFIG
 
 timm = pytest.importorskip('timm')
 
-DETECTOR = Path(__file__).parents[2] / 'configs' / 'mask_rcnn_r18_gnws_narrow.py'
+pytestmark = pytest.mark.usefixtures('mmdet_registered')
 
 
 def randomized(model):
@@ -98,8 +96,7 @@ def test_arguments_that_cannot_be_are_named(arguments, message):
 
 
 def detector(**backbone):
-    register_all_modules()
-    cfg = read_config(DETECTOR).model
+    cfg = read_config(NARROW_CONFIG).model
     cfg.backbone = dict(type='mmws.ResNetV2', **backbone)
     cfg.neck.in_channels = [256, 512, 1024, 2048]
     return MODELS.build(cfg)

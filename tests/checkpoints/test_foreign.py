@@ -1,36 +1,24 @@
 """Weights from elsewhere give in MMDetection's backbones the features of their own networks."""
 
-import runpy
-import sys
 from collections import OrderedDict
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 from mmcv.cnn.bricks.conv_ws import ConvWS2d as MMCVConvWS2d
 from mmdet.registry import MODELS
-from mmdet.utils import register_all_modules
-from mmengine.logging import MMLogger
 from mmengine.runner import load_checkpoint
 from torch import nn
 
 import mmws
 from mmws.checkpoints import convert_checkpoint, convert_weights
 from mmws.compat import read_checkpoint
+from tests.helpers.processes import call_tool
 
-TOOL = Path(__file__).parents[2] / 'tools' / 'convert_checkpoint.py'
+pytestmark = pytest.mark.usefixtures('mmdet_registered')
 WS, GN = dict(type='mmws.ConvWS'), dict(type='mmws.GN')
 group_norm = partial(nn.GroupNorm, 32)
-
-
-@pytest.fixture
-def log(caplog):
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(caplog.handler)
-    yield lambda: [m for m in caplog.messages if m.startswith(('checkpoint ', 'The model and'))]
-    logger.removeHandler(caplog.handler)
 
 
 def randomized(model):
@@ -43,7 +31,6 @@ def randomized(model):
 
 
 def backbone(**cfg):
-    register_all_modules()
     cfg = dict(dict(type='mmdet.ResNet', depth=50, norm_eval=True), **cfg)
     model = MODELS.build(cfg)
     model.train()
@@ -110,7 +97,7 @@ def test_features_are_those_of_the_network_they_come_from(case, tmp_path, log):
     convert_checkpoint(tmp_path / 'theirs.pth.tar', source, tmp_path / 'ours.pth')
     ours = backbone(**cfg)
     load_checkpoint(ours, str(tmp_path / 'ours.pth'))
-    assert not log()
+    assert not log('checkpoint ', 'The model and')
     x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(list(ours.double()(x)), stages(theirs.double(), x))
@@ -123,7 +110,7 @@ def test_bit_weights_of_timm_become_those_of_resnet_v2(tmp_path, log):
     assert converted.type == 'mmws.ResNetV2'
     assert converted.record['data_preprocessor']['mean'] == [127.5, 127.5, 127.5]
     load_checkpoint(mmws.ResNetV2(), str(tmp_path / 'ours.pth'))
-    assert not log()
+    assert not log('checkpoint ', 'The model and')
 
 
 @pytest.mark.parametrize(
@@ -143,21 +130,23 @@ def test_weights_of_another_network_are_refused(weights, source, message):
         convert_weights({k: torch.ones(v) for k, v in weights.items()}, source)
 
 
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, 'argv', ['convert_checkpoint.py', *map(str, arguments)])
-    runpy.run_path(str(TOOL), run_name='__main__')
-
-
 def test_the_tool_writes_once_and_says_what(tmp_path, monkeypatch, capsys):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / 'r18.pth')
     arguments = (tmp_path / 'r18.pth', '--from', 'torchvision', '--out', tmp_path / 'out' / 'r.pth')
-    run(monkeypatch, *arguments)
+    call_tool('convert_checkpoint.py', *arguments)
     out = capsys.readouterr().out
     assert 'weights of a ResNet' in out
     assert 'mean' in out
     assert read_checkpoint(tmp_path / 'out' / 'r.pth')['meta']['mmws']['weights'] == []
     with pytest.raises(SystemExit, match=r'error: .*r\.pth exists'):
-        run(monkeypatch, *arguments)
+        call_tool('convert_checkpoint.py', *arguments)
     with pytest.raises(SystemExit, match=r'error: checkpoint .*r18\.pth: it has running'):
-        run(monkeypatch, tmp_path / 'r18.pth', '--from', 'jhu', '--out', tmp_path / 'x.pth')
+        call_tool(
+            'convert_checkpoint.py',
+            tmp_path / 'r18.pth',
+            '--from',
+            'jhu',
+            '--out',
+            tmp_path / 'x.pth',
+        )
     assert not (tmp_path / 'x.pth').exists()

@@ -1,7 +1,6 @@
 """`mmws::folder/name.py`: inherited by configs, opened by MMEngine and MMDetection."""
 
 import re
-from pathlib import Path
 
 import pytest
 from mmdet.apis import DetInferencer, init_detector
@@ -10,6 +9,7 @@ from mmengine.hub import get_config
 
 from mmws.config import read_config
 from mmws.layers import ConvWS2d
+from tests.helpers.paths import CONFIGS
 
 # Between them, these have every base.
 HEIRS = [
@@ -45,7 +45,7 @@ def test_a_config_inherits_from_mmws(name, tmp_path):
 
 
 def test_the_heirs_have_every_base_between_them():
-    folder = Path(__file__).parents[2] / 'configs'
+    folder = CONFIGS
     used = set()
     queue = [folder / f'{name}.py' for name in HEIRS]
     while queue:

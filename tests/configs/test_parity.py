@@ -6,12 +6,13 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
-from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from torch.utils._pytree import tree_leaves
-from zoo_cases import MMDET_CONFIGS, narrowed, read, read_zoo
 
 import mmws  # noqa: F401
+from tests.helpers.zoo_cases import MMDET_CONFIGS, narrowed, read, read_zoo
+
+pytestmark = pytest.mark.usefixtures('mmdet_registered')
 
 _BACKBONES = {'r50': 'r50', 'r101': 'r101', 'x50': 'x50-32x4d', 'x101': 'x101-32x4d'}
 _SUFFIXES = {'2x': '', '1x': '_1x', '20-23-24e': '_20-23-24e'}
@@ -56,7 +57,6 @@ def in_their_names(node: object) -> object:
 
 
 def build(model: dict) -> torch.nn.Module:
-    register_all_modules()
     torch.manual_seed(0)
     return MODELS.build(model)
 

@@ -9,15 +9,16 @@ import pytest
 import torch
 from mmdet.datasets import CocoDataset
 from mmdet.registry import MODELS
-from mmdet.utils import register_all_modules
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 from torch import nn
-from zoo_cases import CONFIGS, ZOO, narrowed, read, read_zoo
 
-from mmws.data.digits import DigitsConfig, generate_digits
 from mmws.data.voc import VOC_CLASSES, convert_voc
+from tests.helpers.digits_config import small_digits
+from tests.helpers.zoo_cases import CONFIGS, ZOO, narrowed, read, read_zoo
 from tools.dev.model_zoo import read_models
+
+pytestmark = pytest.mark.usefixtures('mmdet_registered')
 
 ARCHS = {
     'mask_rcnn': 'MaskRCNN',
@@ -137,10 +138,7 @@ def test_a_config_outside_of_the_folders_is_its_namesake(name):
 def data(tmp_path_factory):
     """A `data/` folder with a few scenes in every layout that the zoo expects."""
     folder = tmp_path_factory.mktemp('data')
-    digits = generate_digits(
-        folder / 'digits',
-        DigitsConfig(num_train=2, num_val=1, image_size=(128, 128), digit_size=(28, 64), voc=True),
-    )
+    digits = small_digits(folder / 'digits', num_train=2, num_val=1, voc=True)
     make_coco(folder / 'coco', digits)
     make_voc(folder / 'VOCdevkit', digits / 'VOCdevkit' / 'VOC2012')
     (folder / 'sbd').mkdir()
@@ -266,7 +264,6 @@ def test_a_config_trains_a_step_and_evaluates(name, data, tmp_path):
 )
 def test_a_backbone_starts_from_its_weights(name, file, tmp_path):
     # Bugs: weights of other layers are refused, or load in part; WN begins as another function.
-    register_all_modules()
     cfg = narrowed(read_zoo(name)).backbone
     trained = MODELS.build(dict(cfg, conv_cfg=None))
     trained.eval()

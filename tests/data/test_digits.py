@@ -3,7 +3,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import runpy
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -26,10 +25,10 @@ from mmws.data.digits import (
     render_scenes,
     voc_palette,
 )
+from tests.helpers.processes import call_tool
 
 CONFIG = DigitsConfig(num_train=4, num_val=2, voc=True)
 SPLITS = ('train', 'val')
-TOOL = Path(__file__).parents[2] / 'tools' / 'make_digits.py'
 
 
 @pytest.fixture(scope='module')
@@ -316,10 +315,9 @@ def test_missing_scikit_learn_is_one_clear_line(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tool(tmp_path, monkeypatch, capsys):
+def test_tool(tmp_path, capsys):
     def run(*args: str) -> str:
-        monkeypatch.setattr(sys, 'argv', ['make_digits.py', '--out', str(tmp_path / 'd'), *args])
-        runpy.run_path(str(TOOL), run_name='__main__')
+        call_tool('make_digits.py', '--out', tmp_path / 'd', *args)
         return capsys.readouterr().out
 
     small = ('--num-train', '2', '--num-val', '1')

@@ -6,22 +6,19 @@ import hashlib
 import io
 import os
 import re
-import runpy
 import shutil
-import sys
 import tarfile
 import threading
 import zipfile
 from collections import namedtuple
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
 from mmws.data import download as module
 from mmws.data.download import Archive, download, download_hint
+from tests.helpers.processes import call_tool
 
-ROOT = Path(__file__).parents[2]
 IMAGE = os.urandom(100_000)
 
 
@@ -255,17 +252,13 @@ def test_archives_are_kept_and_own_copies_taken(server, tmp_path):
 
 
 def test_tool(server, tmp_path, monkeypatch, capsys):
-    def tool(*arguments):
-        monkeypatch.setattr(sys, 'argv', ['download_dataset.py', *arguments])
-        runpy.run_path(str(ROOT / 'tools' / 'download_dataset.py'), run_name='__main__')
-
     monkeypatch.chdir(tmp_path)
-    tool('ab', 'c')
+    call_tool('download_dataset.py', 'ab', 'c')
     assert tree(tmp_path / 'data') == DONE
     assert capsys.readouterr().out == 'ab, c: complete in data\n'
     server.files['c.tgz'] += b'x'
     with pytest.raises(SystemExit, match=r'^error: .*/c\.tgz: what came has MD5'):
-        tool('c', '--root', 'elsewhere')
+        call_tool('download_dataset.py', 'c', '--root', 'elsewhere')
 
 
 @pytest.mark.parametrize('kind', ['tar', 'zip'])

@@ -1,6 +1,5 @@
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -15,8 +14,9 @@ from mmws.data.digits import generate_digits
 from mmws.data.errors import DataError
 from mmws.data.new_config import BOX_BASE, epochs_for, new_config
 from mmws.data.palette import make_palette
+from tests.helpers.paths import ROOT
+from tests.helpers.processes import call_tool
 
-ROOT = Path(__file__).parents[2]
 MASK_RCNN = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_2x_coco.py'
 CASCADE = 'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py'
 RETINANET = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
@@ -466,14 +466,13 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     train, val = write_coco(tmp_path, 'train', 6), write_coco(tmp_path, 'val', 3, _missing_image)
     options = ['--train-json', train, '--val-json', val, '--base', RETINANET, '--out', 'c.py']
-    monkeypatch.setattr(sys, 'argv', ['new_config.py', *map(str, options)])
     with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(ROOT / 'tools' / 'new_config.py'), run_name='__main__')
+        call_tool('new_config.py', *options)
     assert stop.value.code.startswith(f'error: {val}: 1 image files are missing')
     assert not Path('c.py').exists()
 
     write_coco(tmp_path, 'val', 3)
-    runpy.run_path(str(ROOT / 'tools' / 'new_config.py'), run_name='__main__')
+    call_tool('new_config.py', *options)
     printed = capsys.readouterr().out
     assert 'train: 6 images, 6 instances' in printed
     assert 'python tools/train.py c.py' in printed

@@ -2,9 +2,7 @@ import contextlib
 import io
 import json
 import re
-import runpy
 import shutil
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -23,8 +21,9 @@ from mmws.data.digits import CLASSES, generate_digits
 from mmws.data.errors import DataError
 from mmws.data.rle import encode_masks
 from mmws.data.voc import VOC_CLASSES, VOID, conversion_hint, convert_voc
+from tests.helpers.processes import call_tool
 
-TOOL = Path(__file__).parents[2] / 'tools' / 'dataset_converters' / 'voc_instances.py'
+TOOL = 'dataset_converters/voc_instances.py'  # below tools/
 SPLITS = ('train', 'val')
 
 
@@ -371,14 +370,12 @@ def test_a_folder_too_high_is_told(digits):
 
 
 @pytest.mark.parametrize('kind', ['instances', 'boxes'])
-def test_a_missing_annotation_file_leads_to_the_command_that_writes_it(
-    kind, tree, monkeypatch, capsys
-):
+def test_a_missing_annotation_file_leads_to_the_command_that_writes_it(kind, tree, capsys):
     # Bug: who has the data is told to download them, which finds nothing to do.
     path = tree / 'annotations' / f'{kind}_val.json'
     python, script, *arguments = conversion_hint(path).split()
-    assert (python, script) == ('python', str(TOOL.relative_to(TOOL.parents[2])))
-    run_tool(monkeypatch, *arguments, '--classes', *CLASSES)
+    assert (python, script) == ('python', f'tools/{TOOL}')
+    call_tool(TOOL, *arguments, '--classes', *CLASSES)
     assert path.is_file()
     # No file of the converter, or not of a tree that is there.
     assert conversion_hint(tree / 'annotations' / 'other.json') is None
@@ -386,27 +383,22 @@ def test_a_missing_annotation_file_leads_to_the_command_that_writes_it(
     assert conversion_hint(tree / 'gone' / 'annotations' / 'instances_val.json') is None
 
 
-def run_tool(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, 'argv', [str(TOOL), *map(str, arguments)])
-    runpy.run_path(str(TOOL), run_name='__main__')
-
-
-def test_the_tool_prints_the_report(tree, monkeypatch, capsys):
+def test_the_tool_prints_the_report(tree, capsys):
     names = tree / 'names.txt'
     # Bug: the mark that Windows' editors put before UTF-8 as a part of the first name.
     names.write_text('\ufeff' + '\r\n'.join(CLASSES) + '\r\n\r\n', encoding='utf-8')
-    run_tool(monkeypatch, tree, '--classes', names, '--splits', 'train', '--out', tree / 'new')
+    call_tool(TOOL, tree, '--classes', names, '--splits', 'train', '--out', tree / 'new')
     out = capsys.readouterr().out
     assert 'train: 4 images (0 empty)' in out
     assert out.count('\n') == len(CLASSES) + 3
     assert (tree / 'new' / 'instances_train.json').is_file()
 
 
-def test_the_tool_exits_with_one_line_for_each_problem(tree, monkeypatch):
+def test_the_tool_exits_with_one_line_for_each_problem(tree):
     for name in ('train_000001', 'val_000002'):
         (tree / 'SegmentationObject' / f'{name}.png').unlink()
     with pytest.raises(SystemExit) as stop:
-        run_tool(monkeypatch, tree, '--classes', *CLASSES)
+        call_tool(TOOL, tree, '--classes', *CLASSES)
     lines = stop.value.code.splitlines()
     assert len(lines) == 2
     assert all(line.startswith('error: ') and '.png: missing: ' in line for line in lines)

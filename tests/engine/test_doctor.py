@@ -1,6 +1,4 @@
-import runpy
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,8 +7,8 @@ from mmengine.config import Config
 
 from mmws.engine import doctor
 from mmws.engine.doctor import diagnose
-
-ROOT = Path(__file__).parents[2]
+from tests.helpers.paths import R50_CONFIG
+from tests.helpers.processes import call_tool
 
 
 def about(subject: str, cfg=None) -> 'list[doctor.Finding]':
@@ -98,17 +96,13 @@ def test_the_data_of_a_config_are_examined_in_every_split(tmp_path, monkeypatch)
 
 
 def test_tool(tmp_path, monkeypatch, capsys):
-    def tool(*arguments):
-        monkeypatch.setattr(sys, 'argv', ['doctor.py', *map(str, arguments)])
-        runpy.run_path(str(ROOT / 'tools' / 'doctor.py'), run_name='__main__')
-
     monkeypatch.chdir(tmp_path)
-    tool()
+    call_tool('doctor.py')
     assert f'ok       torch: {torch.__version__}' in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r'^error: \d problems? found$'):
-        tool(ROOT / 'configs' / 'mask_rcnn_r50_gnws.py')
+        call_tool('doctor.py', R50_CONFIG)
     lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith('PROBLEM  data: ')]
     assert all('tools/download_dataset.py coco2017 --root data' in line for line in lines)
     assert [line.split()[2] for line in lines][:2] == ['train:', 'val:']
     with pytest.raises(SystemExit, match=r'^error: config gone\.py does not exist$'):
-        tool('gone.py')
+        call_tool('doctor.py', 'gone.py')

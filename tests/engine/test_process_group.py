@@ -1,15 +1,12 @@
 """However a process of a group ends, the threads of the group end before the interpreter does."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from mmws.engine.distributed import group_threads
+from tests.helpers.processes import run_python
 
-ROOT = Path(__file__).parents[2]
 # Two processes train a small model with MMEngine's Runner. The first callback that is registered
 # runs last, right before the interpreter finalizes.
 PROGRAM = """
@@ -93,16 +90,13 @@ def test_no_thread_of_the_group_is_alive_when_the_interpreter_finalizes(tmp_path
     # training that has finished counts as failed.
     program = tmp_path / 'program.py'
     program.write_text(PROGRAM)
-    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
-    result = subprocess.run(
-        [*launch, str(program), how, str(tmp_path)],
-        env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert (result.returncode == 0) is (how == 'success'), result.stderr[-3000:]
-    assert 'terminate called' not in result.stderr
+    launch = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    output = run_python(
+        *launch, program, how, tmp_path, code=0 if how == 'success' else 1, OMP_NUM_THREADS=1
+    )
+    assert 'terminate called' not in output
     reports = [path.read_text() for path in tmp_path.glob('[01]')]
-    assert reports, result.stderr[-3000:]
+    assert reports, output[-3000:]
     for report in reports:
         assert report == "['gloo_tcp_loop', 'pt_gloo_runloop'] []"
     if how == 'success':

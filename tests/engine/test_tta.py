@@ -8,11 +8,9 @@ from mmengine.registry import init_default_scope
 from mmws.config import load_config
 from mmws.engine import evaluate, prepare
 from mmws.engine.tta import enable_tta
+from tests.helpers.paths import DIGITS_CONFIG
 
 pytest.importorskip('mmdet.models', exc_type=ImportError)
-
-ROOT = Path(__file__).parents[2]
-DIGITS = ROOT / 'configs' / 'mask_rcnn_r18_gnws_digits.py'
 
 
 @pytest.fixture(scope='module')
@@ -26,7 +24,7 @@ def box_config(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('tta')
     data = generate_digits(folder / 'digits', num_train=1, num_val=2)
     cfg = load_config(
-        DIGITS,
+        DIGITS_CONFIG,
         {
             'test_dataloader.dataset.data_root': str(data),
             'test_dataloader.num_workers': 0,
@@ -87,6 +85,6 @@ def test_pipelines_and_models_of_the_config_are_taken():
 
 def test_masks_are_refused_before_anything_is_built():
     # Bug: an assertion after the first batch.
-    cfg = load_config(DIGITS)
+    cfg = load_config(DIGITS_CONFIG)
     with pytest.raises(ValueError, match='--tta: MMDetection merges boxes only'):
         enable_tta(cfg)

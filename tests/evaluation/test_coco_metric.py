@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from detection_cases import as_coco, build, compute, ids_of, random_case, write
 from mmdet.evaluation import CocoMetric as MMDetCocoMetric
 from mmengine.evaluator import Evaluator
 from mmengine.registry import METRICS
@@ -16,6 +15,7 @@ from pycocotools import mask as mask_utils
 
 import mmws
 from mmws.evaluation import coco_eval, coco_metric, evaluate_coco
+from tests.helpers.detection_cases import as_coco, build, compute, ids_of, random_case, write
 
 ALL = ['bbox', 'segm']
 ITEMS = [

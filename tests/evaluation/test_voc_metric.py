@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from detection_cases import as_coco, build, compute, ids_of, random_case, write
 from mmdet.evaluation.functional import eval_map
 from pycocotools import mask as mask_utils
 
 import mmws
 from mmws.evaluation import evaluate_voc
+from tests.helpers.detection_cases import as_coco, build, compute, ids_of, random_case, write
 
 
 def reference(data, predictions, iou_type, iou_thr):

@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from layer_cases import CASES, Case, every_layer, plain_twin
 from mmengine.model import ExponentialMovingAverage
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -20,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmws import layers
 from mmws.functional import Standardize
+from tests.helpers.layer_cases import CASES, Case, every_layer, plain_twin
 
 CONV = next(case for case in CASES if case.layer is layers.ConvWS2d)
 

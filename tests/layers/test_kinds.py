@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layer_cases import CASES, plain_twin
 from torch import nn
 
 from mmws import layers
+from tests.helpers.layer_cases import CASES, plain_twin
 
 DIMS = {1: (nn.Conv1d, nn.ConvTranspose1d), 2: (nn.Conv2d, nn.ConvTranspose2d)}
 DIMS[3] = (nn.Conv3d, nn.ConvTranspose3d)

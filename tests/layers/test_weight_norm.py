@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layer_cases import CASES
 from torch import nn
 from torch.nn.utils import parametrizations, weight_norm
 
 from mmws import layers
 from mmws.functional import normalize_weight
+from tests.helpers.layer_cases import CASES
 
 NORMALIZED = pytest.mark.parametrize(
     'case', [c for c in CASES if 'WN' in c.layer.__name__], ids=lambda c: c.layer.__name__

@@ -7,7 +7,6 @@ import torch
 import torchvision
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
-from mmdet.utils import register_all_modules
 from mmengine.config import ConfigDict
 from torch import nn
 from torch.utils._pytree import tree_leaves
@@ -16,6 +15,8 @@ import mmws
 from mmws.config import read_config
 from mmws.layers import ConvWS2d, GroupNorm
 from mmws.surgery.feeds import CONVOLUTIONS
+
+pytestmark = pytest.mark.usefixtures('mmdet_registered')
 
 
 def plain_convs(model):
@@ -123,7 +124,6 @@ def test_timm_norm_with_activation_computes_both():
 
 def narrow(model, **overrides):
     """Build the model of a config with few channels, few proposals and no pretrained weights."""
-    register_all_modules()
     torch.manual_seed(0)
     cfg = read_config(f'mmdet::{model}.py')
     for key in ('init_cfg', 'checkpoint'):

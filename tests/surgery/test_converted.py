@@ -1,9 +1,6 @@
 """`type='mmws.Converted'` in a config: built, trained, resumed and tested as the model itself."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,23 +11,15 @@ from mmengine.registry import MODELS, DefaultScope
 import mmws
 from mmws.compat import read_checkpoint
 from mmws.config import read_config
-from mmws.data.digits import DigitsConfig, generate_digits
 from mmws.engine import evaluate, prepare, train
 from mmws.surgery.convert_config import convert_config
 from mmws.surgery.converted import unconverted_config
+from tests.helpers.digits_config import small_digits, write_digits_config
+from tests.helpers.processes import run_tool
 
-ROOT = Path(__file__).parents[2]
 R50 = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 GNWS_ZOO = 'mmdet::gn+ws/faster-rcnn_r50_fpn_gn-ws-all_1x_coco.py'
 BN = """
-_base_ = '{root}/configs/mask_rcnn_r18_gnws_digits.py'
-data_root = '{data}/'
-train_dataloader = dict(
-    num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
-val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
-test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
-test_evaluator = val_evaluator
 bn = dict(conv_cfg=None, norm_cfg=dict(_delete_=True, type='BN'))
 model = dict(
     backbone=dict(base_channels=8, **bn),
@@ -40,7 +29,6 @@ model = dict(
     test_cfg=dict(rpn=dict(max_per_img=20), rcnn=dict(max_per_img=5)),
 )
 train_cfg = dict(max_iters=2, val_interval=100)
-default_hooks = dict(checkpoint=dict(interval=2), logger=dict(interval=1))
 """
 CONVERTED = """
 _base_ = '{base}'
@@ -63,12 +51,8 @@ def written(folder, text):
 def config(tmp_path_factory):
     """A converted Mask R-CNN on a few digits, `_delete_`-free as in the README."""
     folder = tmp_path_factory.mktemp('converted')
-    generate_digits(
-        folder / 'digits',
-        DigitsConfig(num_train=4, num_val=2, image_size=(128, 128), digit_size=(28, 64)),
-    )
-    bn = folder / 'bn.py'
-    bn.write_text(BN.format(root=ROOT, data=folder / 'digits'))
+    data = small_digits(folder / 'digits', num_train=4, num_val=2)
+    bn = write_digits_config(folder / 'bn.py', data, BN)
     path = folder / 'converted.py'
     path.write_text(CONVERTED.format(base=bn, delete=''))
     return path
@@ -229,15 +213,6 @@ def test_mistakes_are_named_and_nothing_is_written(
 
 def test_the_command_line(config, tmp_path):
     out = tmp_path / 'out.py'
-    tool = ROOT / 'tools' / 'convert_config.py'
-    result = subprocess.run(
-        [sys.executable, tool, config.with_name('bn.py'), out, '--conv', 'none'],
-        env={**os.environ, 'PYTHONPATH': str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert 'from scratch: backbone' in result.stdout
+    output = run_tool('convert_config.py', config.with_name('bn.py'), out, '--conv', 'none')
+    assert 'from scratch: backbone' in output
     assert Config.fromfile(out).model.conv is None

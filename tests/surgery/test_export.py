@@ -1,19 +1,15 @@
 """A folded model exports as any other does: `torch.export`, ONNX and onnxruntime."""
 
-from pathlib import Path
-
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 from mmdet.registry import MODELS
-from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from torch import nn
 
 import mmws
-
-CONFIG = Path(__file__).parents[2] / 'configs' / 'mask_rcnn_r18_gnws_narrow.py'
+from tests.helpers.paths import NARROW_CONFIG
 
 
 class Features(nn.Module):
@@ -28,11 +24,10 @@ class Features(nn.Module):
 
 
 @pytest.fixture(scope='module')
-def folded():
+def folded(mmdet_registered):
     """Backbone and neck of a folded detector, images, and the features before folding."""
-    register_all_modules()
     torch.manual_seed(0)
-    detector = MODELS.build(Config.fromfile(CONFIG).model).eval()
+    detector = MODELS.build(Config.fromfile(NARROW_CONFIG).model).eval()
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         expected = Features(detector)(images)

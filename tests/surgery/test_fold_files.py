@@ -2,23 +2,22 @@
 
 import json
 import os
-import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from mmdet.registry import MODELS
-from mmdet.utils import register_all_modules
 from mmengine.config import Config
 
 from mmws.compat import read_checkpoint
 from mmws.surgery.fold_files import fold_files
+from tests.helpers.paths import NARROW_CONFIG, ROOT
+from tests.helpers.processes import call_tool, run_code
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures('mmdet_registered')
+
 NARROW = f"""
-_base_ = '{ROOT}/configs/mask_rcnn_r18_gnws_narrow.py'
+_base_ = '{NARROW_CONFIG}'
 model = dict(
     backbone=dict(init_cfg=dict(_delete_=True, type='Pretrained', checkpoint='absent.pth')),
     test_cfg=dict(rcnn=dict(score_thr=0.0, max_per_img=20)),
@@ -47,7 +46,6 @@ print(json.dumps([found.bboxes.tolist(), found.masks.sum((1, 2)).tolist()]))
 
 def make(folder: Path, text: str) -> tuple[Path, Path]:
     """Write a config and a checkpoint of random weights, as a training leaves it."""
-    register_all_modules()
     config = folder / 'mine.py'
     config.write_text(text)
     torch.manual_seed(0)
@@ -98,23 +96,11 @@ def test_predictions_without_mmws_are_those_with_it(files, tmp_path):
     from mmdet.apis import inference_detector, init_detector
 
     written = fold_files(*files, tmp_path)
-    result = subprocess.run(
-        [
-            sys.executable,
-            '-c',
-            PREDICT,
-            ROOT / 'mmws/compat/mmcv_ext.py',
-            written.config,
-            written.checkpoint,
-        ],
-        cwd=tmp_path,
-        env={k: v for k, v in os.environ.items() if k != 'PYTHONPATH'},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-    boxes, areas = json.loads(result.stdout.splitlines()[-1])
+    ops = ROOT / 'mmws/compat/mmcv_ext.py'
+    arguments = (PREDICT, ops, written.config, written.checkpoint)
+    output = run_code(*arguments, cwd=tmp_path, PYTHONPATH=None)
+    (found,) = [line for line in output.splitlines() if line.startswith('[[')]
+    boxes, areas = json.loads(found)
 
     import numpy as np
 
@@ -183,10 +169,9 @@ def test_a_checkpoint_of_another_model_is_refused(files, tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
-def test_tool(files, tmp_path, monkeypatch, capsys):
+def test_tool(files, tmp_path, capsys):
     # Bug: the command line and the library go different ways.
-    monkeypatch.setattr('sys.argv', ['fold.py', *map(str, files), '--out', str(tmp_path / 'out')])
-    runpy.run_path(str(ROOT / 'tools' / 'fold.py'), run_name='__main__')
+    call_tool('fold.py', *files, '--out', tmp_path / 'out')
     assert 'mine_folded.py' in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r'error: .*exists: remove it'):
-        runpy.run_path(str(ROOT / 'tools' / 'fold.py'), run_name='__main__')
+        call_tool('fold.py', *files, '--out', tmp_path / 'out')

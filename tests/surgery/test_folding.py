@@ -5,12 +5,12 @@ import pickle
 
 import pytest
 import torch
-from layer_cases import CASES, Case, every_layer
 from torch import nn
 
 import mmws
 from mmws import layers
 from mmws.surgery.folding import needing_mmws, own_arguments
+from tests.helpers.layer_cases import CASES, Case, every_layer
 
 RECURRENT = [
     (layers.WNRNN, nn.RNN, dict(num_layers=2)),

@@ -1,81 +1,39 @@
 """The command lines from end to end, on a tiny set: train, evaluate, resume on two processes."""
 
 import json
-import os
 import re
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from mmws.compat import read_checkpoint
-from mmws.data.digits import CLASSES, DigitsConfig, generate_digits
+from mmws.data.digits import CLASSES, generate_digits
 from mmws.data.new_config import new_config
+from tests.helpers.digits_config import small_digits, write_digits_config
+from tests.helpers.paths import ROOT
+from tests.helpers.processes import error_line, run, run_tool
 
-ROOT = Path(__file__).parents[2]
-CONFIG = """
-_base_ = '{root}/configs/mask_rcnn_r18_gnws_digits.py'
-data_root = '{data}/'
-train_dataloader = dict(
-    num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
-val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
-test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
-test_evaluator = val_evaluator
 # With no threshold, two steps from random weights give scores to compare.
+SHORT = """
 model = dict(test_cfg=dict(rcnn=dict(score_thr=0.0, max_per_img=20)))
 train_cfg = dict(max_iters=2, val_interval=2)
-default_hooks = dict(checkpoint=dict(interval=2), logger=dict(interval=1))
 """
-
-
-def run(*command, code=0, **env) -> str:
-    """Run a tool from the checkout and return what it printed, stdout and stderr together."""
-    result = subprocess.run(
-        [str(part) for part in command],
-        cwd=ROOT,
-        env={**os.environ, 'PYTHONPATH': str(ROOT), 'PYTHON': sys.executable, **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert (result.returncode == 0) is (code == 0), result.stdout[-3000:]
-    return result.stdout
-
-
-def python(tool, *arguments, **options) -> str:
-    return run(sys.executable, ROOT / 'tools' / tool, *arguments, **options)
-
-
-def error_line(output: str) -> str:
-    lines = [line for line in output.splitlines() if line.startswith('error: ')]
-    assert len(lines) == 1, output[-3000:]
-    assert 'Traceback' not in output
-    return lines[0]
 
 
 @pytest.fixture(scope='module')
 def config(tmp_path_factory):
     folder = tmp_path_factory.mktemp('training')
-    data = folder / 'digits'
-    generate_digits(
-        data, DigitsConfig(num_train=6, num_val=3, image_size=(128, 128), digit_size=(28, 64))
-    )
-    path = folder / 'tiny.py'
-    path.write_text(CONFIG.format(root=ROOT, data=data))
-    return path
+    data = small_digits(folder / 'digits', num_train=6, num_val=3)
+    return write_digits_config(folder / 'tiny.py', data, SHORT)
 
 
 @pytest.fixture(scope='module')
 def work_dir(config):
     """Of a training of two steps."""
     folder = config.parent / 'work'
-    output = python('train.py', config, '--work-dir', folder, '--cfg-options', 'log_levl=INFO')
+    output = run_tool('train.py', config, '--work-dir', folder, '--cfg-options', 'log_levl=INFO')
     assert 'did you mean log_level?' in output
     return folder
 
@@ -103,7 +61,7 @@ def test_training_leaves_checkpoint_and_both_metrics(work_dir):
 
 def test_evaluating_the_checkpoint_prints_the_scores_of_training(config, work_dir, tmp_path):
     # Bug: the checkpoint misses a buffer, or test and validation pipelines differ.
-    python('test.py', config, work_dir / 'iter_2.pth', '--work-dir', tmp_path)
+    run_tool('test.py', config, work_dir / 'iter_2.pth', '--work-dir', tmp_path)
     assert evaluations(tmp_path, '*/*.json') == evaluations(work_dir, '*/vis_data/scalars.json')
 
 
@@ -168,7 +126,7 @@ def test_when_one_process_dies_all_end(config, tmp_path):
 def test_a_mistake_is_one_line_before_any_training(config, tmp_path, arguments, message):
     arguments = [part.format(config=config) for part in arguments]
     work_dir = tmp_path / 'work'
-    output = python('train.py', *arguments, '--work-dir', work_dir, code=1)
+    output = run_tool('train.py', *arguments, '--work-dir', work_dir, code=1)
     assert message in error_line(output)
     assert not work_dir.exists()
 
@@ -176,7 +134,7 @@ def test_a_mistake_is_one_line_before_any_training(config, tmp_path, arguments, 
 def test_a_checkpoint_of_another_model_is_refused(config, tmp_path):
     # Bug: nothing is loaded, and random weights are evaluated to an mAP of 0.
     torch.save({'state_dict': {'other.weight': torch.zeros(3)}}, tmp_path / 'other.pth')
-    output = python('test.py', config, tmp_path / 'other.pth', '--work-dir', tmp_path, code=1)
+    output = run_tool('test.py', config, tmp_path / 'other.pth', '--work-dir', tmp_path, code=1)
     assert 'shares no weight with the model' in error_line(output)
 
 
@@ -195,7 +153,7 @@ def test_weights_trained_with_other_layers_are_refused_in_one_line(config, work_
         f"init_cfg = dict(_delete_=True, type='Pretrained', checkpoint='{tmp_path}/bn.pth')\n"
         'model = dict(backbone=dict(init_cfg=init_cfg))\n'
     )
-    output = python('train.py', pretrained, '--work-dir', tmp_path / 'work', code=1)
+    output = run_tool('train.py', pretrained, '--work-dir', tmp_path / 'work', code=1)
     assert 'bn.pth was trained with Batch Normalization' in error_line(output)
     assert not list((tmp_path / 'work').glob('*.pth'))
 
@@ -228,7 +186,7 @@ def test_data_in_voc_layout_from_tree_to_scores(tmp_path):
         for split in ('train', 'val')
         for key in ('num_workers=0', 'persistent_workers=False')
     ]
-    python(
+    run_tool(
         'train.py', config, '--work-dir', tmp_path / 'work', '--cfg-options', *loaders,
         'val_evaluator.type=mmws.VOCMetric', 'default_hooks.checkpoint.save_best=voc/segm_mAP',
     )  # fmt: skip

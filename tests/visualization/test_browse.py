@@ -1,5 +1,3 @@
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +14,9 @@ pytest.importorskip('mmdet.datasets', exc_type=ImportError)
 pytest.importorskip('sklearn')
 
 from mmws.data.digits import generate_digits
+from tests.helpers.paths import DIGITS_CONFIG, ROOT
+from tests.helpers.processes import call_tool
 
-ROOT = Path(__file__).parents[2]
 CELL, TITLE, GAP = 640, 28, 8
 
 
@@ -28,7 +27,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def config(data) -> Config:
-    cfg = load_config(ROOT / 'configs' / 'mask_rcnn_r18_gnws_digits.py')
+    cfg = load_config(DIGITS_CONFIG)
     cfg.train_dataloader.dataset.data_root = str(data)
     return cfg
 
@@ -133,7 +132,6 @@ def test_tool(data, tmp_path, monkeypatch, capsys):
         '--out', str(tmp_path / 'some' / 'sheet.jpg'),
         '--cfg-options', f'train_dataloader.dataset.data_root={data}',
     ]  # fmt: skip
-    monkeypatch.setattr(sys, 'argv', ['browse.py', *arguments])
-    runpy.run_path(str(ROOT / 'tools' / 'browse.py'), run_name='__main__')
+    call_tool('browse.py', *arguments)
     assert f'wrote {tmp_path}/some/sheet.jpg: 1 training samples' in capsys.readouterr().out
     assert (tmp_path / 'some' / 'sheet.jpg').is_file()

@@ -1,8 +1,6 @@
 """Predictions of an untrained detector: what is checked is what is written, and where."""
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import cv2
@@ -17,10 +15,11 @@ from pycocotools.coco import COCO
 
 from mmws import CheckpointMismatchError
 from mmws.visualization.predict import find_inputs, load_detector, predict
+from tests.helpers.paths import DIGITS_CONFIG
+from tests.helpers.processes import call_tool
 
 pytest.importorskip('mmdet.models', exc_type=ImportError)
 
-ROOT = Path(__file__).parents[2]
 CLASSES = tuple('abcdefghij')
 # Without a threshold, random weights find something.
 OPTIONS = {'model.test_cfg.rcnn.score_thr': 0.0, 'model.test_cfg.rcnn.max_per_img': 3}
@@ -28,7 +27,7 @@ OPTIONS = {'model.test_cfg.rcnn.score_thr': 0.0, 'model.test_cfg.rcnn.max_per_im
 
 @pytest.fixture(scope='module')
 def config() -> Config:
-    cfg = Config.fromfile(ROOT / 'configs' / 'mask_rcnn_r18_gnws_digits.py')
+    cfg = Config.fromfile(DIGITS_CONFIG)
     cfg.merge_from_dict(OPTIONS)
     return cfg
 
@@ -266,16 +265,12 @@ def test_a_device_that_is_not_there_is_named(config, checkpoint, device):
 
 
 def test_tool(checkpoint, tmp_path, monkeypatch, capsys):
-    def tool(*arguments):
-        monkeypatch.setattr(sys, 'argv', ['predict.py', *map(str, arguments)])
-        runpy.run_path(str(ROOT / 'tools' / 'predict.py'), run_name='__main__')
-
     monkeypatch.chdir(tmp_path)
     write_image(tmp_path / 'in' / 'x.png')
     (tmp_path / 'in' / 'y.png').touch()
     with pytest.raises(SystemExit, match=r'^error: 1 of 2 could not be read: in/y\.png$'):
-        tool('in', '--checkpoint', checkpoint, '--trust-checkpoint')
+        call_tool('predict.py', 'in', '--checkpoint', checkpoint, '--trust-checkpoint')
     assert 'predictions.json (1 images)' in capsys.readouterr().out
     assert (tmp_path / 'work_dirs/predictions/pictures/x.png').is_file()
     with pytest.raises(SystemExit, match=r'^error: \*\.jpg: no such file'):
-        tool('*.jpg', '--checkpoint', checkpoint)
+        call_tool('predict.py', '*.jpg', '--checkpoint', checkpoint)

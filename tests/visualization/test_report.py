@@ -1,6 +1,4 @@
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +7,10 @@ from PIL import Image
 
 import mmws  # noqa: F401
 from mmws.visualization.report import format_metrics, read_history, read_test, write_report
+from tests.helpers.paths import DIGITS_CONFIG
+from tests.helpers.processes import call_tool
 
 pytest.importorskip('matplotlib')
-
-ROOT = Path(__file__).parents[2]
 
 
 def train_line(step: int, loss: float = 1.0) -> dict:
@@ -162,18 +160,13 @@ def test_a_missing_checkpoint_is_one_clear_line(work_dir, config):
     assert not (work_dir / 'report').exists()
 
 
-def run_tool(monkeypatch, *args: object) -> None:
-    monkeypatch.setattr(sys, 'argv', ['report.py', *map(str, args)])
-    runpy.run_path(str(ROOT / 'tools' / 'report.py'), run_name='__main__')
-
-
 def test_tool(work_dir, config, tmp_path, monkeypatch, capsys):
-    run_tool(monkeypatch, config, work_dir, '--out', tmp_path / 'out', '--num-pictures', 0)
+    call_tool('report.py', config, work_dir, '--out', tmp_path / 'out', '--num-pictures', 0)
     assert '| segm | 0.310 |' in capsys.readouterr().out
     assert (tmp_path / 'out' / 'curves.png').exists()
 
     with pytest.raises(SystemExit, match=r'^error: .* names no last_checkpoint'):
-        run_tool(monkeypatch, config, work_dir)
+        call_tool('report.py', config, work_dir)
 
 
 def test_pictures_of_a_tiny_detector(tmp_path):
@@ -190,7 +183,7 @@ def test_pictures_of_a_tiny_detector(tmp_path):
     from mmws.visualization.report import draw_predictions
 
     data = generate_digits(tmp_path / 'digits', num_train=1, num_val=2)
-    config = Config.fromfile(ROOT / 'configs' / 'mask_rcnn_r18_gnws_digits.py')
+    config = Config.fromfile(DIGITS_CONFIG)
     dataset = config.test_dataloader.dataset
     dataset.data_root = str(data)
     init_default_scope('mmdet')

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from mmws.checkpoints.published import lookup
+from tests.helpers.paths import ROOT
 from tools.dev.model_zoo import fill_tables, read_models
 
-ROOT = Path(__file__).parents[3]
 MODELS = {model['Name']: model for model in read_models(ROOT / 'model-index.yml')}
 
 

@@ -1,10 +1,11 @@
 """One model each of 25 families of MMDetection: converted, trained for a step, folded."""
 
 import pytest
-from mmdet.utils import register_all_modules
 
 from tools.dev.zoo_check.check import check_model
 from tools.dev.zoo_check.run import ZOO, read_zoo_config
+
+pytestmark = pytest.mark.usefixtures('mmdet_registered')
 
 SAMPLE = {  # config -> convolutions and norms that are converted
     'atss/atss_r18_fpn_8xb8-amp-lsj-200e_coco.py': (28, 20),
@@ -41,7 +42,6 @@ SAMPLE = {  # config -> convolutions and norms that are converted
 @pytest.mark.parametrize('config', SAMPLE)
 def test_converts_trains_and_folds(config):
     # Bug: a change of convert or fold breaks a family of models that no other test builds.
-    register_all_modules()
     results = {}
     for result in check_model(read_zoo_config(ZOO, config)):
         results.update(result)

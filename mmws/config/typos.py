@@ -2,11 +2,12 @@
 
 import difflib
 import logging
-from collections.abc import Iterator
 from typing import Any, Optional
 
 from mmengine.config import Config
 from mmengine.logging import print_log
+
+from .tree import dotted, walk
 
 
 def warn_about_typos(cfg: Config, options: dict) -> 'list[str]':
@@ -50,8 +51,9 @@ def _what_was_meant(tree: dict, parts: 'list[str]') -> Optional[str]:
         beside = _closest(part, children)
         if beside:
             return '.'.join([*before, beside, *after])
-        for path in _paths_below(children, part):
-            return '.'.join([*before, *path, *after])
+        below = [path for path, _ in walk(node) if len(path) > 1 and str(path[-1]) == part]
+        if below and not part.isdigit():
+            return dotted((*before, *min(below, key=len), *after))
         for level in range(depth - 1, -1, -1):
             if part in above[level]:
                 return '.'.join([*parts[:level], part, *after])
@@ -77,15 +79,3 @@ def _closest(part: str, names: 'dict[str, Any]') -> Optional[str]:
 
 def _plain(name: str) -> str:
     return name.lower().replace('_', '').replace('-', '')
-
-
-def _paths_below(children: 'dict[str, Any]', part: str) -> 'Iterator[list[str]]':
-    """Yield the paths below ``children`` that end in ``part``, shortest first."""
-    level = [([name], node) for name, node in children.items()]
-    while level:
-        level = [
-            ([*path, name], child)
-            for path, node in level
-            for name, child in _children(node).items()
-        ]
-        yield from (path for path, _ in level if path[-1] == part and not part.isdigit())

@@ -3,13 +3,15 @@
 import math
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Optional, Union
 
 from mmws.config import read_config
 from mmws.config.code import Code, assign, base_path, is_under, write_config
+from mmws.config.tree import DROP, KeyPath, datasets, dotted, kind, rewrite, value_at, walk
 
 from .coco_check import CocoReport, check_coco
 from .errors import DataError
@@ -214,41 +216,27 @@ def _load_base(base: StrPath) -> dict:
     for key in ('model', 'train_dataloader', 'val_dataloader', 'val_evaluator', 'train_cfg'):
         if not cfg.get(key):
             raise ValueError(f'--base {base} has no {key}: take a complete training config')
-    for path, _ in _leaves(cfg['model']):
+    for path, _ in walk(cfg['model'], ('model',)):
         if path[-1] == 'num_things_classes':
             raise ValueError(f'--base {base} segments things and stuff: take an instance config')
-    for path, value in _leaves(cfg['train_dataloader']):
+    for path, value in walk(cfg['train_dataloader'], ('train_dataloader',)):
         if value and (path[-2:] == ('data_prefix', 'seg') or path[-1] == 'proposal_file'):
             raise ValueError(
-                f'--base {base} trains on {".".join(map(str, path[-2:]))}, which a COCO instances '
+                f'--base {base} trains on {dotted(path[-2:])}, which a COCO instances '
                 'file does not have: take another base'
             )
+
     # MMEngine notes where external values come from; without the note they read as in the base.
-    return _without_scope(cfg, cfg.get('default_scope'))
+    def without_note(path: KeyPath, value: Any) -> Any:
+        is_note = path[-1:] == ('_scope_',) and value == cfg.get('default_scope')
+        return DROP if is_note else value
 
-
-def _without_scope(node: Any, scope: Optional[str]) -> Any:
-    if isinstance(node, dict):
-        kept = {k: v for k, v in node.items() if k != '_scope_' or v != scope}
-        return {key: _without_scope(value, scope) for key, value in kept.items()}
-    if isinstance(node, (list, tuple)):
-        return type(node)(_without_scope(value, scope) for value in node)
-    return node
-
-
-def _leaves(node: Any, path: tuple = ()) -> 'Iterator[tuple[tuple, Any]]':
-    """Yield (path, value) of every value in nested dicts and lists that is neither."""
-    if isinstance(node, (dict, list, tuple)):
-        entries = node.items() if isinstance(node, dict) else enumerate(node)
-        for key, value in entries:
-            yield from _leaves(value, (*path, key))
-    else:
-        yield path, node
+    return rewrite(cfg, without_note)
 
 
 def _reads_masks(cfg: dict) -> bool:
-    leaves = _leaves(cfg['train_dataloader'])
-    return any(path[-1] == 'with_mask' and value for path, value in leaves)
+    settings = walk(cfg['train_dataloader'], ('train_dataloader',))
+    return any(path[-1] == 'with_mask' and value for path, value in settings)
 
 
 # ---- Checks that need both files or the base
@@ -277,8 +265,8 @@ def _class_errors(train: CocoReport, val: CocoReport) -> 'list[str]':
 
 
 def _rle_errors(cfg: dict, train: CocoReport) -> 'list[str]':
-    leaves = _leaves(cfg['train_dataloader'])
-    ignores_rle = any(path[-1] == 'poly2mask' and not value for path, value in leaves)
+    settings = walk(cfg['train_dataloader'], ('train_dataloader',))
+    ignores_rle = any(path[-1] == 'poly2mask' and not value for path, value in settings)
     if not (ignores_rle and train.rle_masks):
         return []
     return [
@@ -321,42 +309,22 @@ def _classes_of_base(model: dict) -> int:
     return next((value for key, value in found if 'bbox_head' in key.split('.')), found[0][1])
 
 
-def _with_classes(node: Any, old: int) -> Any:
-    """Return ``node`` with each ``num_classes`` of value ``old`` replaced."""
-    if isinstance(node, dict):
-        return {
-            key: Code('num_classes')
-            if key == 'num_classes' and value == old
-            else _with_classes(value, old)
-            for key, value in node.items()
-        }
-    if isinstance(node, (list, tuple)):
-        return type(node)(_with_classes(value, old) for value in node)
-    return node
-
-
 def _model_override(model: dict, old: int) -> dict:
     """Return the nested dict that sets each ``num_classes`` of value ``old`` in the heads."""
-    override = {}
-    for key, value in model.items():
-        if key in NOT_HEADS:
-            continue
-        if key == 'num_classes' and value == old:
-            override[key] = Code('num_classes')
-        elif isinstance(value, dict):
-            nested = _model_override(value, old)
-            if nested:
-                override[key] = nested
-        elif isinstance(value, (list, tuple)):
+
+    def with_classes(path: KeyPath, value: Any) -> Any:
+        return Code('num_classes') if path[-1] == 'num_classes' and value == old else value
+
+    override: dict = {}
+    for path, value in walk(model, enter=lambda path, _: not {*path} & {*NOT_HEADS}):
+        if path[-1:] == ('num_classes',) and value == old:
             # A list in a config replaces the base's as a whole, e.g. the heads of a cascade.
-            whole = _with_classes(value, old)
-            if whole != value:
-                override[key] = whole
+            *parents, key = takewhile(lambda key: isinstance(key, str), path)
+            node = override
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[key] = rewrite(value_at(model, (*parents, key)), with_classes, (*parents, key))
     return override
-
-
-def _is_a(node: Any, type_name: str) -> bool:
-    return isinstance(node, dict) and str(node.get('type')).rpartition('.')[2] == type_name
 
 
 def _dataset_override(dataset: dict, code: str, values: dict, fallback: dict) -> dict:
@@ -368,42 +336,40 @@ def _dataset_override(dataset: dict, code: str, values: dict, fallback: dict) ->
         values: Settings of the user's data set.
         fallback: Further settings for where the base's are of no use.
     """
-    if 'dataset' in dataset:
-        inner = _dataset_override(dataset['dataset'], f'{code}.dataset', values, fallback)
-        return {'dataset': inner}
-    if _is_a(dataset, 'CocoDataset'):
-        return values
-    while 'datasets' in dataset or 'dataset' in dataset:
-        key = 'datasets' if 'datasets' in dataset else 'dataset'
-        dataset = dataset[key][0] if key == 'datasets' else dataset[key]
-        code += '.datasets[0]' if key == 'datasets' else '.dataset'
-    # Another format or a concatenation: only the pipeline of the base's data set is kept.
-    return {
-        '_delete_': True,
-        'type': 'CocoDataset',
-        **values,
-        **fallback,
-        'pipeline': Code(f'{code}.pipeline'),
-    }
+    path, first = next(datasets(dataset))
+    wrappers = tuple(takewhile(lambda key: key == 'dataset', path))
+    if kind(first) == 'CocoDataset' and path == wrappers:
+        override = values
+    else:
+        # Another format or a concatenation: only the pipeline of the base's data set is kept.
+        code += ''.join(f'[{key}]' if isinstance(key, int) else f'.{key}' for key in path)
+        override = {
+            '_delete_': True,
+            'type': 'CocoDataset',
+            **values,
+            **fallback,
+            'pipeline': Code(f'{code}.pipeline'),
+        }
+    for key in wrappers:
+        override = {key: override}
+    return override
 
 
 def _filter_and_repeats(dataset: dict) -> 'tuple[dict, int]':
     """Return ``filter_cfg`` of the innermost data set and how often an epoch repeats that."""
-    times = 1
-    while 'dataset' in dataset:
-        times *= dataset['times'] if _is_a(dataset, 'RepeatDataset') else 1
-        dataset = dataset['dataset']
-    if _is_a(dataset, 'CocoDataset'):
-        return dataset.get('filter_cfg') or {}, times
+    chain = [d for path, d in datasets(dataset, wrappers=True) if {*path} <= {'dataset'}]
+    times = math.prod(d['times'] for d in chain if kind(d) == 'RepeatDataset')
+    if kind(chain[-1]) == 'CocoDataset':
+        return chain[-1].get('filter_cfg') or {}, times
     return {'filter_empty_gt': True}, times
 
 
 def _coco_prefix(evaluator: Any) -> Optional[str]:
     """Return what a metric that reads COCO files puts before its numbers; ``None`` for others."""
-    if _is_a(evaluator, 'CocoMetric'):
+    if kind(evaluator) == 'CocoMetric':
         return evaluator.get('prefix') or 'coco'
     # MMDetection's metric of this name reads no annotation file.
-    if _is_a(evaluator, 'VOCMetric') and evaluator['type'].startswith('mmws.'):
+    if kind(evaluator) == 'VOCMetric' and evaluator['type'].startswith('mmws.'):
         return evaluator.get('prefix') or 'voc'
     return None
 

@@ -9,6 +9,8 @@ from typing import Any, Optional
 
 from mmengine.config import Config
 
+from mmws.config.tree import datasets, dotted, kind, walk
+
 from .download import download_hint
 from .errors import DataError
 from .voc import conversion_hint
@@ -62,7 +64,8 @@ def find_problems(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> 'lis
 
 def _problems_of(cfg: Config, split: str) -> 'Iterator[str]':
     loader = cfg.get(f'{split}_dataloader') or {}
-    for key, dataset in _datasets(loader.get('dataset'), f'{split}_dataloader.dataset'):
+    for path, dataset in datasets(loader.get('dataset'), (f'{split}_dataloader', 'dataset')):
+        key = dotted(path)
         if not _is_remote(dataset):
             yield from _dataset_problems(key, dataset)
         yield from _head_problems(cfg.get('model') or {}, dataset)
@@ -73,19 +76,6 @@ def _problems_of(cfg: Config, split: str) -> 'Iterator[str]':
         ann_file = evaluator.get('ann_file')
         if ann_file and not _is_remote(evaluator) and not _is_there(ann_file):
             yield _missing(ann_file, 'annotation file of the evaluator', f'{key}.ann_file')
-
-
-def _datasets(node: Any, key: str) -> 'Iterator[tuple[str, dict]]':
-    """Yield the data sets inside wrappers, each with its dotted key in the config."""
-    if isinstance(node, (list, tuple)):
-        for i, inner in enumerate(node):
-            yield from _datasets(inner, f'{key}.{i}')
-    elif isinstance(node, dict):
-        inner_keys = [name for name in ('dataset', 'datasets') if name in node]
-        for name in inner_keys:
-            yield from _datasets(node[name], f'{key}.{name}')
-        if not inner_keys:
-            yield key, node
 
 
 def _dataset_problems(key: str, dataset: dict) -> 'Iterator[str]':
@@ -135,12 +125,12 @@ def _dataset_problems(key: str, dataset: dict) -> 'Iterator[str]':
 
 def _class_problems(key: str, dataset: dict, ann_file: str) -> 'Iterator[str]':
     """Compare the classes of a config with the categories of its annotation file."""
-    if _kind(dataset) not in _COCO_LIKE or not ann_file.endswith('.json'):
+    if kind(dataset) not in _COCO_LIKE or not ann_file.endswith('.json'):
         return
     classes, categories = _classes(dataset), _categories(ann_file)
     if classes is None or categories is None:
         return
-    if _kind(dataset) == _ORDERED_BY_ID:
+    if kind(dataset) == _ORDERED_BY_ID:
         categories = sorted(categories, key=lambda category: category['id'])
     names = [category['name'] for category in categories]
     fix = f"set {key}.metainfo=dict(classes=(...)) to the names of the file's categories"
@@ -161,7 +151,7 @@ def _class_problems(key: str, dataset: dict, ann_file: str) -> 'Iterator[str]':
 
 def _head_problems(model: dict, dataset: dict) -> 'Iterator[str]':
     # Others count otherwise: panoptic ones things and stuff, grounding ones words.
-    if _kind(dataset) not in (*_COCO_LIKE, *_VOC_LIKE) or 'language_model' in model:
+    if kind(dataset) not in (*_COCO_LIKE, *_VOC_LIKE) or 'language_model' in model:
         return
     classes = _classes(dataset)
     for key, num_classes in head_classes(model):
@@ -183,12 +173,9 @@ def head_classes(model: dict, key: str = 'model') -> 'Iterator[tuple[str, int]]'
     Yields:
         The dotted key of each ``num_classes``, and its value.
     """
-    entries = enumerate(model) if isinstance(model, (list, tuple)) else model.items()
-    for name, value in entries:
-        if name == 'num_classes' and isinstance(value, int):
-            yield f'{key}.{name}', value
-        elif isinstance(value, (dict, list, tuple)) and name not in NOT_HEADS:
-            yield from head_classes(value, f'{key}.{name}')
+    for path, value in walk(model, (key,), enter=lambda path, _: path[-1] not in NOT_HEADS):
+        if path[-1] == 'num_classes' and isinstance(value, int):
+            yield dotted(path), value
 
 
 def _classes(dataset: dict) -> 'Optional[Sequence[str]]':
@@ -197,7 +184,7 @@ def _classes(dataset: dict) -> 'Optional[Sequence[str]]':
     if given is None:
         from mmdet.registry import DATASETS
 
-        given = (getattr(DATASETS.get(_kind(dataset)), 'METAINFO', None) or {}).get('classes')
+        given = (getattr(DATASETS.get(kind(dataset)), 'METAINFO', None) or {}).get('classes')
     return given if isinstance(given, (list, tuple)) else None
 
 
@@ -238,21 +225,17 @@ def _are_categories(value: Any) -> bool:
     )
 
 
-def _kind(dataset: dict) -> str:
-    return str(dataset.get('type')).rpartition('.')[2]
-
-
 def _few(names: Sequence[str]) -> str:
     return ', '.join(map(str, names[:5])) + (', ...' if len(names) > 5 else '')
 
 
 def _some_images(dataset: dict, paths: 'dict[str, str]') -> 'list[str]':
     """Return paths of a few images that the annotation file names, spread over the file."""
-    kind, ann_file = _kind(dataset), paths['ann_file']
-    if kind in _COCO_LIKE and ann_file.endswith('.json'):
+    ann_file = paths['ann_file']
+    if kind(dataset) in _COCO_LIKE and ann_file.endswith('.json'):
         folder = paths.get('data_prefix.img', '')
         return [os.path.join(folder, name) for name in _sampled_file_names(ann_file)]
-    if kind in _VOC_LIKE and ann_file:
+    if kind(dataset) in _VOC_LIKE and ann_file:
         with open(ann_file, encoding='utf-8') as file:
             ids = file.read().split()
         images = dataset.get('img_subdir', 'JPEGImages')

@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 
 from mmws.checkpoints import Checkpoint, check_weights, last_checkpoint
 from mmws.config import load_config
+from mmws.config.tree import KeyPath, kind, rewrite, walk
 from mmws.data.preflight import check_data
 
 from .distributed import check_launcher, finish_distributed, prepare_distributed
@@ -101,19 +102,18 @@ def prepare(
 
 def _pretrained_files(model: Any) -> 'Iterator[Path]':
     """Yield the files, of this machine, that a model or a part of it starts from."""
-    if isinstance(model, dict):
-        if model.get('type') == 'mmws.Converted':
-            from mmws.surgery.converted import unconverted_config
 
-            model, _ = unconverted_config(model)
-        name = model.get('checkpoint') if model.get('type') == 'Pretrained' else None
+    def unconverted(path: KeyPath, part: Any) -> Any:
+        if not isinstance(part, dict) or part.get('type') != 'mmws.Converted':
+            return part
+        from mmws.surgery.converted import unconverted_config
+
+        return unconverted_config(part)[0]
+
+    for _, part in walk(rewrite(model, unconverted)):
+        name = part.get('checkpoint') if kind(part) == 'Pretrained' else None
         if name and '://' not in name:
             yield Path(name).expanduser()
-        model = model.values()
-    elif not isinstance(model, (list, tuple)):
-        return
-    for part in model:
-        yield from _pretrained_files(part)
 
 
 def train(cfg: Config) -> Any:

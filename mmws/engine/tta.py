@@ -4,6 +4,8 @@ import copy
 
 from mmengine.config import Config
 
+from mmws.config.tree import datasets
+
 # What MMDetection takes where a config says nothing of its own.
 _MODEL = dict(
     type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
@@ -27,10 +29,8 @@ def enable_tta(cfg: Config) -> None:
         raise ValueError(
             '--tta: MMDetection merges boxes only, and the model of the config predicts masks'
         )
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    dataset.pipeline = cfg.get('tta_pipeline') or _mirrored(dataset.pipeline)
+    for _, dataset in datasets(cfg.test_dataloader.dataset):
+        dataset.pipeline = cfg.get('tta_pipeline') or _mirrored(dataset.pipeline)
     cfg.model = dict(copy.deepcopy(cfg.get('tta_model') or _MODEL), module=cfg.model)
 
 

@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmws.checkpoints import Checkpoint
+from mmws.config.tree import init_cfgs, kind
 from mmws.layers import WeightNormalization
 from mmws.registry import HOOKS
 
@@ -214,9 +215,7 @@ class WeightNormInitHook(Hook):
 
 
 def _is_pretrained(module: nn.Module) -> bool:
-    init_cfg = getattr(module, 'init_cfg', None) or []
-    init_cfgs = [init_cfg] if isinstance(init_cfg, dict) else init_cfg
-    return any(cfg.get('type') == 'Pretrained' for cfg in init_cfgs)
+    return any(kind(cfg) == 'Pretrained' for cfg in init_cfgs(module))
 
 
 def _forward_loss(model: nn.Module, data_batch: Any) -> Any:

@@ -10,6 +10,7 @@ from mmcv.cnn import ConvModule
 from mmcv.cnn.bricks.norm import infer_abbr
 from torch import nn
 
+from mmws.config.tree import init_cfgs, kind
 from mmws.layers import WeightFunctionMixin
 
 from .conversion_report import Change, ConversionReport, Left
@@ -206,8 +207,7 @@ def _rename_children(parent: nn.Module, renamed: dict[str, str]) -> None:
     for attribute, value in list(vars(parent).items()):
         if isinstance(value, str) and value in renamed:
             setattr(parent, attribute, renamed[value])
-    cfgs = getattr(parent, 'init_cfg', None) or []
-    for cfg in [cfgs] if isinstance(cfgs, dict) else cfgs:
+    for cfg in init_cfgs(parent):
         overrides = cfg.get('override') or []
         for override in [overrides] if isinstance(overrides, dict) else overrides:
             override['name'] = renamed.get(override['name'], override['name'])
@@ -253,9 +253,8 @@ def _warnings(changed: _Changed, model: nn.Module) -> Iterator[str]:
             'were trained in this form, and with no others'
         )
     for name, module in model.named_modules():
-        cfgs = getattr(module, 'init_cfg', None) or []
-        for cfg in [cfgs] if isinstance(cfgs, dict) else cfgs:
-            if cfg.get('type') == 'Pretrained' and not changed.keys().isdisjoint(module.modules()):
+        for cfg in init_cfgs(module):
+            if kind(cfg) == 'Pretrained' and not changed.keys().isdisjoint(module.modules()):
                 yield (
                     f'{name or "model"}.init_cfg loads {cfg.get("checkpoint")}: right if these '
                     'weights were trained in this form'

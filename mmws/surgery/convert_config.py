@@ -15,6 +15,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmws.checkpoints import Published, find_pretrained
 from mmws.config import read_config
 from mmws.config.code import Code, assign, base_path
+from mmws.config.tree import KeyPath, dotted, walk
 from mmws.files import replacing
 
 from .conversion_report import ConversionReport
@@ -76,7 +77,7 @@ def convert_config(
     if not isinstance(cfg.get('model'), dict):
         raise ValueError(f'base config {base} has no model: take a complete training config')
     kept: list[str] = []
-    found: dict[tuple[str, ...], Published | None] = {}
+    found: dict[KeyPath, Published | None] = {}
     for path, backbone in _backbones(cfg.model):
         checkpoints = [c.get('checkpoint') for c in pretrained_weights(backbone)]
         if checkpoints and all(weights_fit(c, conv, norm) for c in checkpoints):
@@ -90,18 +91,20 @@ def convert_config(
         out,
         report,
         pretrained=[*kept, *(published.checkpoint for published in found.values() if published)],
-        from_scratch=['.'.join(path) for path, published in found.items() if not published],
+        from_scratch=[dotted(path) for path, published in found.items() if not published],
     )
 
 
-def _backbones(cfg: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict]]:
+def _backbones(model: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
     """Yield where backbones are in the config of a model, and their configs."""
-    if isinstance(cfg, dict):
-        for key, value in cfg.items():
-            if key == 'backbone' and isinstance(value, dict):
-                yield (*path, key), value
-            else:
-                yield from _backbones(value, (*path, key))
+
+    def is_backbone(path: KeyPath, part: Any) -> bool:
+        return path[-1:] == ('backbone',) and isinstance(part, dict)
+
+    def enter(path: KeyPath, part: Any) -> bool:
+        return isinstance(part, dict) and not is_backbone(path, part)
+
+    yield from (found for found in walk(model, enter=enter) if is_backbone(*found))
 
 
 def _build(cfg: Config, base: str | Path) -> ConversionReport:
@@ -119,7 +122,7 @@ def _config_text(
     out: Path,
     conv: str | None,
     norm: str | None,
-    found: dict[tuple[str, ...], Published | None],
+    found: dict[KeyPath, Published | None],
 ) -> str:
     # MMEngine inherits from no folder such as gn+ws by the name of its package.
     by_name = '::' not in str(base) or re.match(r'\w+::\w+/', str(base))
@@ -140,7 +143,7 @@ def _config_text(
         preprocessor = owner.get('data_preprocessor') or {}
         if published is None:
             notes.append(
-                f'# No weights are published for {".".join(path)} with these layers: it learns\n'
+                f'# No weights are published for {dotted(path)} with these layers: it learns\n'
                 '# from scratch, which takes a longer schedule.'
             )
         elif 'mean' in preprocessor:
@@ -173,7 +176,7 @@ def _config_text(
     return '\n'.join(lines)
 
 
-def _follow(cfg: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+def _follow(cfg: dict[str, Any], path: KeyPath) -> dict[str, Any]:
     """Return the dict at ``path``, which is made where it is missing."""
     for key in path:
         cfg = cfg.setdefault(key, {})

@@ -13,6 +13,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import nn
 
 from mmws.checkpoints import lookup
+from mmws.config.tree import dotted, init_cfgs, kind, value_at, walk
 from mmws.registry import MODELS
 
 from .conversion import convert
@@ -110,34 +111,25 @@ def weights_fit(
     )
 
 
-def _drop_pretrained(
-    cfg: Any, base: Any, forms: tuple[Any, Any], path: str = 'model'
-) -> Iterator[str]:
-    """Take out of ``cfg`` the pretrained weights that ``base`` names too; yield what was done."""
-    if isinstance(cfg, (list, tuple)) and isinstance(base, (list, tuple)):
-        for i, (item, base_item) in enumerate(zip(cfg, base)):
-            yield from _drop_pretrained(item, base_item, forms, f'{path}[{i}]')
-    if not (isinstance(cfg, dict) and isinstance(base, dict)):
-        return
-    for key, value in cfg.items():
-        if key != 'init_cfg':
-            yield from _drop_pretrained(value, base.get(key), forms, f'{path}.{key}')
-    before = [c for c in pretrained_weights(base) if not weights_fit(c.get('checkpoint'), *forms)]
-    if before and not [
-        checkpoint for checkpoint in pretrained_weights(cfg) if checkpoint not in before
-    ]:
-        cfg['init_cfg'] = [c for c in _as_list(cfg.get('init_cfg')) if c not in before] or None
-        line = f'{path} starts without {before[0].get("checkpoint")}, trained in another form'
-        if cfg.get('frozen_stages', -1) > -1:
-            cfg['frozen_stages'] = -1
-            line += '; its first stages are not frozen'
-        yield line
+def _drop_pretrained(model: dict, base: dict, forms: tuple[Any, Any]) -> Iterator[str]:
+    """Take out of ``model`` the pretrained weights that ``base`` names too; yield what was done."""
+    for path, cfg in list(walk(model, ('model',), enter=lambda path, _: path[-1] != 'init_cfg')):
+        base_cfg = value_at(base, path[1:])
+        if not (isinstance(cfg, dict) and isinstance(base_cfg, dict)):
+            continue
+        before = [
+            c for c in pretrained_weights(base_cfg) if not weights_fit(c.get('checkpoint'), *forms)
+        ]
+        if before and all(checkpoint in before for checkpoint in pretrained_weights(cfg)):
+            cfg['init_cfg'] = [c for c in init_cfgs(cfg) if c not in before] or None
+            line = f'{dotted(path)} starts without {before[0].get("checkpoint")}, '
+            line += 'trained in another form'
+            if cfg.get('frozen_stages', -1) > -1:
+                cfg['frozen_stages'] = -1
+                line += '; its first stages are not frozen'
+            yield line
 
 
 def pretrained_weights(cfg: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the settings of a component's config that load weights."""
-    return [c for c in _as_list(cfg.get('init_cfg')) if c.get('type') == 'Pretrained']
-
-
-def _as_list(cfgs: Any) -> list[dict[str, Any]]:
-    return [cfgs] if isinstance(cfgs, dict) else list(cfgs or [])
+    return [c for c in init_cfgs(cfg) if kind(c) == 'Pretrained']

@@ -7,6 +7,7 @@ import inspect
 import os
 import tempfile
 from dataclasses import dataclass
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from mmws.checkpoints import Checkpoint, check_weights
 from mmws.config import read_config
+from mmws.config.tree import KeyPath, kind, rewrite
 from mmws.layers import GroupNorm
 from mmws.testing.trial import compare_outputs
 
@@ -131,8 +133,8 @@ def plain_config(cfg: Config, model: nn.Module) -> Config:
     new = copy.deepcopy(cfg._cfg_dict)
     inner = _model_config(new['model'])
     if inner is not new['model']:
-        inner = _with_group_norm(inner, model)
-    new['model'] = _plain_model(inner, model)
+        inner = rewrite(inner, partial(_with_group_norm, model))
+    new['model'] = rewrite(inner, partial(_plain_layers, model))
     if 'custom_hooks' in new:
         new['custom_hooks'] = [h for h in new['custom_hooks'] if not _is_own(h.get('type'))]
     imports = new.get('custom_imports') or {}
@@ -143,7 +145,7 @@ def plain_config(cfg: Config, model: nn.Module) -> Config:
         if not imports['imports']:
             del new['custom_imports']
     new['load_from'], new['resume'] = None, False
-    return Config({key: _plain_component(value) for key, value in new.items()})
+    return Config(dict(rewrite(new, _plain_component)))
 
 
 def _model_config(config: ConfigDict) -> ConfigDict:
@@ -180,55 +182,42 @@ def _plain_twin(cfg: Config, folded: nn.Module) -> nn.Module:
     return plain
 
 
-def _with_group_norm(config: Any, module: Any) -> Any:
-    """Put ``norm_cfg`` of GN into every component whose norms a conversion made GN."""
-    if isinstance(config, (list, tuple)):
-        return type(config)(
-            _with_group_norm(value, _child(module, index)) for index, value in enumerate(config)
-        )
-    if not isinstance(config, dict):
-        return config
-    config = {key: _with_group_norm(value, _child(module, key)) for key, value in config.items()}
-    cls = MODELS.get(config['type']) if isinstance(config.get('type'), str) else None
-    if isinstance(module, nn.Module) and cls is not None:
+def _with_group_norm(model: nn.Module, path: KeyPath, config: Any) -> Any:
+    """Put ``norm_cfg`` of GN into a component whose norms a conversion made GN."""
+    module, cls = reduce(_child, path, model), _class_of(config)
+    if module is not None and cls is not None:
         arguments = _arguments(cls)
         if 'norm_cfg' in arguments and _group_counts(module):
-            config['norm_cfg'] = dict(type='mmws.GN')
+            config['norm_cfg'] = ConfigDict(type='mmws.GN')
         if 'norm_eval' in arguments:
             config['norm_eval'] = False
-    return ConfigDict(config)
+    return config
 
 
-def _plain_model(config: Any, module: Any) -> Any:
-    """Return the config of a model, or of a part of it, with plain layers.
-
-    Args:
-        config: A dict with ``type``, or what is in one.
-        module: What was built from it, or the closest that is known to have been.
-    """
-    if isinstance(config, (list, tuple)):
-        return type(config)(
-            _plain_model(value, _child(module, index) or module)
-            for index, value in enumerate(config)
-        )
-    if not isinstance(config, dict):
-        return config
-    if config.get('type') == 'Pretrained':
+def _plain_layers(model: nn.Module, path: KeyPath, config: Any) -> Any:
+    """Return the config of a plain layer for one of ours, and no pretrained weights."""
+    if kind(config) == 'Pretrained':
         return None
-    new = ConfigDict(
-        {key: _plain_model(value, _child(module, key) or module) for key, value in config.items()}
-    )
-    cls = MODELS.get(config['type']) if isinstance(config.get('type'), str) else None
+    cls = _class_of(config)
     if cls is None or not cls.__module__.startswith('mmws.'):
-        return new
+        return config
     plain = plain_class(cls)
-    new['type'] = _registered_name(plain)
+    config['type'] = _registered_name(plain)
     if issubclass(cls, GroupNorm):
-        new['num_groups'] = _group_count(module)
-    return ConfigDict({k: v for k, v in new.items() if k not in own_arguments(cls)})
+        # A `norm_cfg` builds no module of its own name: the closest one around it has the layers.
+        owner = reduce(lambda module, key: _child(module, key) or module, path, model)
+        config['num_groups'] = _group_count(owner)
+    return ConfigDict({k: v for k, v in config.items() if k not in own_arguments(cls)})
 
 
-def _child(module: Any, key: str | int) -> Any:
+def _class_of(config: Any) -> type | None:
+    """Return the registered class that builds a component of a model, ``None`` for the rest."""
+    named = isinstance(config, dict) and isinstance(config.get('type'), str)
+    return MODELS.get(config['type']) if named else None
+
+
+def _child(module: nn.Module | None, key: str | int) -> nn.Module | None:
+    """Return the module built from an entry of a component's config, ``None`` if unknown."""
     if isinstance(module, nn.ModuleList) and isinstance(key, int) and key < len(module):
         return module[key]
     child = getattr(module, key, None) if isinstance(key, str) else None
@@ -258,19 +247,13 @@ def _registered_name(cls: type) -> str:
     raise ValueError(f'{cls.__qualname__} has no name in a config')
 
 
-def _plain_component(config: Any) -> Any:
-    """Return a config without components of mmws: each becomes the class it is derived from."""
-    if isinstance(config, (list, tuple)):
-        return type(config)(_plain_component(value) for value in config)
-    if not isinstance(config, dict):
+def _plain_component(path: KeyPath, config: Any) -> Any:
+    """Return the config of the class that a component of mmws is derived from."""
+    if not (isinstance(config, dict) and _is_own(config.get('type'))):
         return config
-    new = {key: _plain_component(value) for key, value in config.items()}
-    if _is_own(new.get('type')):
-        name, cls = _registered_base(new['type'])
-        arguments = _arguments(cls)
-        new = {k: v for k, v in new.items() if k in arguments}
-        new['type'] = name
-    return ConfigDict(new)
+    name, cls = _registered_base(config['type'])
+    arguments = _arguments(cls)
+    return ConfigDict({k: v for k, v in config.items() if k in arguments}, type=name)
 
 
 def _registered_base(name: str) -> tuple[str, type]:

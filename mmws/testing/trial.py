@@ -15,6 +15,8 @@ from mmengine.logging import MessageHub
 from mmengine.structures import InstanceData, LabelData, PixelData
 from torch import Tensor, nn
 
+from mmws.config.tree import dotted, walk
+
 from .compare import max_difference, tensors_of
 
 # Some models take no smaller image: those that halve it often, or are made for one size.
@@ -215,9 +217,7 @@ def _boxes_as_masks(boxes: torch.Tensor, size: int) -> Iterator[np.ndarray]:
 
 def _speaks_of_masks(config: Any) -> bool:
     """Whether a key of a config has to do with masks; some models stumble on masks unasked."""
-    if isinstance(config, dict):
-        return any('mask' in key or _speaks_of_masks(value) for key, value in config.items())
-    return isinstance(config, (list, tuple)) and any(map(_speaks_of_masks, config))
+    return any('mask' in dotted(path) for path, _ in walk(config))
 
 
 def _semantic_stride(model: dict) -> int:

@@ -1,9 +1,8 @@
 """A contact sheet of training samples, as the network gets them after augmentation."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from mmengine.runner import set_random_seed
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from tqdm import tqdm
 
+from mmws.config.tree import datasets, kind
 from mmws.data.preflight import check_data
 from mmws.files import replacing
 
@@ -61,7 +61,8 @@ def browse(cfg: Config, out: Union[str, Path], num_samples: int = 16, seed: int 
     visualizer = make_visualizer(dataset.metainfo)
     set_random_seed(seed)
     chosen = np.random.default_rng(seed).permutation(len(dataset))[:num_samples]
-    normalize = next((t for t in _transforms(dataset_cfg) if _is_normalize(t)), None)
+    pipelines = (d.get('pipeline') or () for _, d in datasets(dataset_cfg, wrappers=True))
+    normalize = next((t for steps in pipelines for t in steps if kind(t) == 'Normalize'), None)
 
     sheet = _Sheet(len(chosen))
     for index in tqdm(sorted(chosen.tolist()), desc='samples', disable=None):
@@ -74,21 +75,6 @@ def browse(cfg: Config, out: Union[str, Path], num_samples: int = 16, seed: int 
     with replacing(Path(out)) as draft:
         sheet.picture.save(draft)
     return len(chosen)
-
-
-def _transforms(node: Any) -> 'Iterator[dict]':
-    """Yield the transforms of a data set and of those that it wraps."""
-    if isinstance(node, (list, tuple)):
-        for inner in node:
-            yield from _transforms(inner)
-    elif isinstance(node, dict):
-        yield from node.get('pipeline') or ()
-        for name in ('dataset', 'datasets'):
-            yield from _transforms(node.get(name))
-
-
-def _is_normalize(transform: dict) -> bool:
-    return str(transform['type']).rpartition('.')[2] == 'Normalize'
 
 
 def _image(inputs: torch.Tensor, normalize: 'Union[dict, None]') -> np.ndarray:

@@ -12,6 +12,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 import mmws
+from mmws.config.tree import DROP, KeyPath, kind, rewrite
 from mmws.testing.compare import max_difference, tensors_of
 from mmws.testing.trial import find_run, infer, train_step
 
@@ -76,23 +77,14 @@ def tiny_config(model: dict) -> ConfigDict:
     Widths and depths stay. Pretrained weights and random image sizes go; numbers of proposals,
     sampled RoIs and detections become small, for time.
     """
-    return ConfigDict(_tiny(model))
+    return ConfigDict(rewrite(model, _tiny, ('model',)))
 
 
-def _tiny(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _limited(k, _tiny(v)) for k, v in value.items() if not _is_download(k, v)}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_tiny(v) for v in value)
-    return value
-
-
-def _is_download(key: str, value: Any) -> bool:
-    if isinstance(value, dict) and (key == 'init_cfg' or value.get('type') == 'Pretrained'):
-        return 'checkpoint' in value
-    return key in _DROPPED
-
-
-def _limited(key: str, value: Any) -> Any:
+def _tiny(path: KeyPath, value: Any) -> Any:
+    key = path[-1]
+    if isinstance(value, dict) and (key == 'init_cfg' or kind(value) == 'Pretrained'):
+        return DROP if 'checkpoint' in value else value
+    if key in _DROPPED:
+        return DROP
     limit = _LIMITS.get(key)
     return min(value, limit) if limit is not None and isinstance(value, int) else value

@@ -37,7 +37,7 @@ $(VENV)/installed: setup.cfg pyproject.toml
 	$(BIN)/python -m pip install -e ".[$(STACK),dev]"
 	@touch $@
 
-data/digits/digits.json: tools/make_digits.py mmws/data/digits.py | $(VENV)/installed
+data/digits/digits.json: tools/make_digits.py $(wildcard mmws/data/digits/*.py) | $(VENV)/installed
 	$(RUN) $(BIN)/python tools/make_digits.py --out data/digits
 	@touch $@
 

@@ -11,7 +11,7 @@ import shutil
 import tarfile
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -349,7 +349,7 @@ def _bar(name: str, total: Optional[int], start: int = 0) -> tqdm:
     return tqdm(desc=name, total=total, initial=start, unit='B', unit_scale=True, unit_divisor=1024)
 
 
-def _each(entries, path: Path) -> tqdm:
+def _each(entries: Iterable, path: Path) -> tqdm:
     return tqdm(entries, desc=f'unpack {path.name}', unit=' files', disable=None)
 
 

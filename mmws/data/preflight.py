@@ -163,7 +163,7 @@ def _head_problems(model: dict, dataset: dict) -> 'Iterator[str]':
             )
 
 
-def head_classes(model: dict, key: str = 'model') -> 'Iterator[tuple[str, int]]':
+def head_classes(model: Any, key: str = 'model') -> 'Iterator[tuple[str, int]]':
     """Yield the ``num_classes`` of the heads that predict the classes of the data set.
 
     Args:

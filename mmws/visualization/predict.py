@@ -270,7 +270,7 @@ def _draw_video(path: Path, target: Path, predict_one: 'Callable[..., np.ndarray
     with replacing(target) as draft:
         drawn = predict_one(first, path, frame_index=0)
         size = drawn.shape[1::-1]
-        writer = cv2.VideoWriter(str(draft), cv2.VideoWriter_fourcc(*'mp4v'), fps, size)
+        writer = cv2.VideoWriter(str(draft), cv2.VideoWriter.fourcc(*'mp4v'), fps, size)
         if not writer.isOpened():
             raise OSError(
                 f'{target} cannot be written: is the disk full, or is OpenCV without MP4?'

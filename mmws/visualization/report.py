@@ -323,14 +323,13 @@ def write_report(
     if not isinstance(config, Config):
         title = Path(config).stem
         config = load_config(config)
-    if num_pictures > 0:
-        checkpoint = _find_checkpoint(work_dir, checkpoint)
+    weights = _find_checkpoint(work_dir, checkpoint) if num_pictures > 0 else ''
 
     out_dir = Path(out_dir) if out_dir is not None else work_dir / 'report'
     out_dir.mkdir(parents=True, exist_ok=True)
     plot_curves(history, out_dir / 'curves.png')
     if num_pictures > 0:
-        draw_predictions(config, checkpoint, out_dir / 'predictions', num_pictures)
+        draw_predictions(config, weights, out_dir / 'predictions', num_pictures)
     # Last, so that it stands for the whole.
     text = format_metrics(title, history, read_test(work_dir))
     (out_dir / 'metrics.md').write_text(text, encoding='utf-8')

@@ -268,7 +268,7 @@ def test_a_failure_leaves_the_old_set_and_no_litter(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError('disk full')
 
-    monkeypatch.setattr('mmws.data.digits.mask_to_polygons', fail)
+    monkeypatch.setattr('mmws.data.digits.coco_layout.mask_to_polygons', fail)
     with pytest.raises(OSError, match='disk full'):
         generate_digits(out, config, seed=1)
     assert digests(out) == before

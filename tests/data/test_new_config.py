@@ -426,7 +426,7 @@ def test_failed_writing_leaves_no_trace(make, monkeypatch):
     def fail(*_):
         raise OSError('disk full')
 
-    monkeypatch.setattr('mmws.data.new_config.os.replace', fail)
+    monkeypatch.setattr('mmws.files.os.replace', fail)
     with pytest.raises(OSError, match='disk full'):
         make(force=True)
     assert [path.name for path in Path('configs').iterdir()] == ['mine.py']

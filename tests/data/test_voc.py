@@ -21,6 +21,7 @@ from mmws.data.digits import CLASSES, generate_digits
 from mmws.data.errors import DataError
 from mmws.data.rle import encode_masks
 from mmws.data.voc import VOC_CLASSES, VOID, conversion_hint, convert_voc
+from mmws.data.voc.objects import objects_of_labels
 from tests.helpers.processes import call_tool
 
 TOOL = 'dataset_converters/voc_instances.py'  # below tools/
@@ -125,7 +126,7 @@ def test_instances_are_those_of_the_coco_tree(digits, tmp_path):
 def test_masks_are_exact(labels):
     # Bug: RLE of a C-ordered array is that of the transposed mask.
     ids = [int(i) for i in np.unique(labels) if i not in (0, VOID)]
-    objects = voc._objects_of_labels(labels, ids, [0] * len(ids))
+    objects = objects_of_labels(labels, ids, [0] * len(ids))
     for index, item in zip(ids, objects):
         np.testing.assert_array_equal(mask_utils.decode(item.rle), labels == index)
         ys, xs = np.nonzero(labels == index)

@@ -38,7 +38,7 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 
 docs: $(VENV)/installed
-	$(RUN) $(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(RUN) $(BIN)/python -m mkdocs build --strict
 
 env: $(VENV)/installed
 

@@ -2,18 +2,66 @@
 
 ``type='mmws.ConvWS'`` in any config makes MMEngine import this module by the name of the scope;
 ``locations`` then imports the modules that fill the registry. So no ``custom_imports`` is needed.
+
+Where MMEngine is not installed, the names of the layers are kept without it, for
+:func:`mmws.convert`; building from configs then asks for MMEngine.
 """
 
-from mmengine.registry import HOOKS as MMENGINE_HOOKS
-from mmengine.registry import METRICS as MMENGINE_METRICS
-from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import Registry
+from __future__ import annotations
 
-MODELS = Registry(
-    'model',
-    parent=MMENGINE_MODELS,
-    scope='mmws',
-    locations=['mmws.backbones', 'mmws.layers', 'mmws.surgery'],
-)
-HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmws', locations=['mmws.hooks'])
-METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmws', locations=['mmws.evaluation'])
+from collections.abc import Callable
+from typing import Any
+
+from mmws.compat import is_installed, require_stack
+
+
+class NameTable:
+    """Classes by name, with as much of MMEngine's ``Registry`` as works without configs.
+
+    Args:
+        scope: Prefix that names may have, as in ``mmws.ConvWS``.
+    """
+
+    def __init__(self, scope: str) -> None:
+        self._scope = scope
+        self.module_dict: dict[str, Any] = {}
+
+    def register_module(self, name: str | None = None) -> Callable[[Any], Any]:
+        """Return a decorator that puts a class under ``name``, by default its own, in the table."""
+
+        def register(module: Any) -> Any:
+            self.module_dict[name or module.__name__] = module
+            return module
+
+        return register
+
+    def get(self, name: str) -> Any:
+        """Return the class of this name, with or without the scope; None if there is none."""
+        return self.module_dict.get(name.removeprefix(f'{self._scope}.'))
+
+    def build(self, *args: Any, **kwargs: Any) -> Any:
+        """Raise an error that says what to install."""
+        require_stack('building from a config')
+
+
+MODELS: Any
+HOOKS: Any
+METRICS: Any
+if is_installed('mmengine'):
+    from mmengine.registry import HOOKS as MMENGINE_HOOKS
+    from mmengine.registry import METRICS as MMENGINE_METRICS
+    from mmengine.registry import MODELS as MMENGINE_MODELS
+    from mmengine.registry import Registry
+
+    MODELS = Registry(
+        'model',
+        parent=MMENGINE_MODELS,
+        scope='mmws',
+        locations=['mmws.backbones', 'mmws.layers', 'mmws.surgery.converted'],
+    )
+    HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmws', locations=['mmws.hooks'])
+    METRICS = Registry(
+        'metric', parent=MMENGINE_METRICS, scope='mmws', locations=['mmws.evaluation']
+    )
+else:
+    MODELS, HOOKS, METRICS = NameTable('mmws'), NameTable('mmws'), NameTable('mmws')

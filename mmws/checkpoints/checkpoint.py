@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmengine.runner import find_latest_checkpoint
-
 from mmws.compat import read_checkpoint
 
 
@@ -82,8 +80,9 @@ def last_checkpoint(work_dir: str | Path) -> str | None:
     The name was written during the training. Where the folder has moved since, the file of that
     name in ``work_dir`` is returned.
     """
-    latest = find_latest_checkpoint(str(work_dir))
-    if latest is None:
+    pointer = Path(work_dir, 'last_checkpoint')  # the text file that MMEngine writes
+    if not pointer.is_file():
         return None
+    latest = pointer.read_text().strip()
     beside = Path(work_dir, Path(latest).name)
     return str(beside) if beside.is_file() else latest

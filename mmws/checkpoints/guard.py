@@ -16,18 +16,18 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from mmengine.logging import print_log
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from mmws.compat import Source, source_of
+from mmws.compat import Source, is_installed, source_of
 from mmws.layers import GroupNorm, WeightFunctionMixin
 
 from .published import Published, find_pretrained, lookup
@@ -42,6 +42,8 @@ from .record import (
     normalization_of,
     use_of_weight,
 )
+
+LOGGER = logging.getLogger(__name__)
 
 SWITCH = 'MMWS_CHECKPOINT_GUARD'
 """Environment variable; ``warn`` turns every refusal into a warning."""
@@ -77,7 +79,7 @@ def guard_loading(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
         origin.known for origin in _origins(state_dict)
     ):
         for line in check_weights(model, state_dict):
-            print_log(line, logger='current', level=logging.WARNING)
+            LOGGER.warning('%s', line)
         _loaded[model] = [(origin.name, origin.normalization()) for origin in _origins(state_dict)]
 
 
@@ -101,7 +103,7 @@ def check_normalization(model: nn.Module) -> None:
         for name, trained in _loaded[part]
     }
     for line in lines - {None}:
-        print_log(line, logger='current', level=logging.WARNING)
+        LOGGER.warning('%s', line)
 
 
 def check_weights(
@@ -135,10 +137,8 @@ def check_weights(
 
 def judge(model: nn.Module, state_dict: Mapping[str, Any], *, strict: bool = False) -> Verdict:
     """Return what is wrong with loading a state dict; arguments as for :func:`check_weights`."""
-    from mmengine.runner.checkpoint import get_state_dict
-
     weights = {k: v for k, v in state_dict.items() if isinstance(v, Tensor)}
-    keys = _Keys(model, get_state_dict(model, keep_vars=True), weights)
+    keys = _Keys(model, _state_dict(model), weights)
     layers = dict(_layers(model))
     name = _name(weights)
     illegible = [
@@ -219,9 +219,25 @@ def _name(weights: Mapping[str, Tensor]) -> str:
 
 
 def _unwrap(model: nn.Module) -> nn.Module:
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+    while isinstance(model, (DataParallel, DistributedDataParallel)) or _is_mmengine_wrapper(model):
         model = model.module
     return model
+
+
+def _is_mmengine_wrapper(model: nn.Module) -> bool:
+    mmengine = sys.modules.get('mmengine.model')  # imported, if it wraps any model
+    return mmengine is not None and (
+        mmengine.is_model_wrapper(model) or isinstance(model, mmengine.BaseTTAModel)
+    )
+
+
+def _state_dict(model: nn.Module) -> Mapping[str, Any]:
+    """Return the state dict of a model by the names that checkpoints have, without wrappers."""
+    if not is_installed('mmengine'):
+        return model.state_dict(keep_vars=True)
+    from mmengine.runner.checkpoint import get_state_dict
+
+    return get_state_dict(model, keep_vars=True)
 
 
 def _layers(module: nn.Module, prefix: str = '') -> Iterator[tuple[str, nn.Module]]:

@@ -1,30 +1,33 @@
 """The edges of the outside world: which OpenMMLab stack is installed, its compiled ops, its files.
 
-Imported before everything else in mmws, and imports nothing of it.
+Imported before everything else in mmws. It imports nothing of the rest of mmws, and MMEngine, MMCV
+and MMDetection only where a program already uses them.
 """
 
-from .stack import require_stack
-
-require_stack()
-
-from .before_loading import Source, check_before_loading, remember_source, source_of  # noqa: E402
-from .loading import allow_checkpoint_classes, read_checkpoint  # noqa: E402
-from .mmcv_ext import install_fallback_ops  # noqa: E402
-from .moved import moved_names, redirect_moved_modules  # noqa: E402
+from .before_loading import Source, check_before_loading, remember_source, source_of
+from .loading import allow_checkpoint_classes, read_checkpoint
+from .mmcv_ext import install_fallback_ops
+from .mmengine_hooks import extend_mmengine, register_config_package
+from .moved import moved_names, redirect_moved_modules
+from .on_import import when_imported
+from .stack import MissingStackError, is_installed, require_stack
 
 __all__ = [
+    'MissingStackError',
     'Source',
     'allow_checkpoint_classes',
     'check_before_loading',
+    'extend_mmengine',
     'install_fallback_ops',
+    'is_installed',
     'moved_names',
     'read_checkpoint',
     'redirect_moved_modules',
+    'register_config_package',
     'remember_source',
     'require_stack',
     'source_of',
+    'when_imported',
 ]
 
-__getattr__ = moved_names(
-    __name__, dict.fromkeys(('read_config', 'register_config_package'), 'mmws.config')
-)
+__getattr__ = moved_names(__name__, {'read_config': 'mmws.config'})

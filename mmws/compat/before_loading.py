@@ -6,14 +6,14 @@ import functools
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from .on_import import when_imported
 
 _MODULE = 'mmengine.runner.checkpoint'
 
@@ -59,33 +59,7 @@ def check_before_loading(check: Callable[[nn.Module, Mapping[str, Any]], None]) 
     (:func:`source_of`). MMEngine's runner is not imported for it but wrapped once it is. What
     ``check`` raises stops the load. Calling this again does nothing.
     """
-    module = sys.modules.get(_MODULE)
-    if module is not None:
-        _wrap(module, check)
-    elif not any(isinstance(finder, _WrappingFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _WrappingFinder(check))
-
-
-class _WrappingFinder(MetaPathFinder):
-    """Finds MMEngine's module as Python does, and wraps it after it is executed."""
-
-    def __init__(self, check: Callable[[nn.Module, Mapping[str, Any]], None]) -> None:
-        self.check = check
-
-    def find_spec(self, fullname: str, path=None, target=None) -> ModuleSpec | None:
-        if fullname != _MODULE:
-            return None
-        spec = PathFinder.find_spec(fullname, path)
-        if spec is None or spec.loader is None:
-            return spec
-        execute = spec.loader.exec_module
-
-        def execute_and_wrap(module: ModuleType) -> None:
-            execute(module)
-            _wrap(module, self.check)
-
-        spec.loader.exec_module = execute_and_wrap
-        return spec
+    when_imported(_MODULE, functools.partial(_wrap, check=check))
 
 
 def _load_safely(file: Any, map_location: Any = None, weights_only: Any = None) -> Any:

@@ -1,14 +1,17 @@
+"""Reading checkpoint files with PyTorch's check of their classes on."""
+
+from __future__ import annotations
+
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
-from mmengine.utils import digit_version
 
 from .before_loading import remember_source
+from .stack import is_installed
 
 
 def allow_checkpoint_classes() -> None:
@@ -16,11 +19,14 @@ def allow_checkpoint_classes() -> None:
 
     PyTorch ≥ 2.6 refuses every class that it does not know. MMEngine keeps its log history in a
     checkpoint as :class:`mmengine.logging.HistoryBuffer`, which holds NumPy arrays and refers to
-    its own methods. Just these are allow-listed; the check itself stays on. Does nothing with an
-    older PyTorch, which does not check by default.
+    its own methods. Only these are allow-listed; the check itself stays on. Imports MMEngine, and
+    does nothing where it is not installed, or with an older PyTorch, which does not check by
+    default.
     """
-    if digit_version(torch.__version__) < digit_version('2.6.0'):
+    if torch.__version__ < (2, 6) or not is_installed('mmengine'):
         return
+    from mmengine.logging.history_buffer import HistoryBuffer
+
     multiarray = (np._core if hasattr(np, '_core') else np.core).multiarray
     dtypes = {type(np.dtype(kind)) for kind in ('f4', 'f8', 'i4', 'i8', 'u1', 'u4', '?')}
     torch.serialization.add_safe_globals(
@@ -42,7 +48,7 @@ def allow_checkpoint_classes() -> None:
     )
 
 
-def read_checkpoint(path: Union[str, Path]) -> 'dict[str, Any]':
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint file with PyTorch's check on, mapped into memory where it can be.
 
     Raises:
@@ -70,6 +76,8 @@ def read_checkpoint(path: Union[str, Path]) -> 'dict[str, Any]':
 
 
 def _history_buffer_method(owner: Any, name: str) -> Any:
+    from mmengine.logging.history_buffer import HistoryBuffer
+
     methods = ('min', 'max', 'mean', 'current')
     if owner is HistoryBuffer and name in methods:
         return getattr(HistoryBuffer, name)

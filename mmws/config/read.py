@@ -7,19 +7,8 @@ from pathlib import Path
 from typing import Optional, Union
 
 from mmengine.config import Config
-from mmengine.config.utils import MODULE2PACKAGE
 
 from .typos import warn_about_typos
-
-
-def register_config_package() -> None:
-    """Let configs inherit from ``mmws::folder/name.py``, as from ``mmdet::folder/name.py``.
-
-    MMEngine knows the packages of its own family, by the names of their distributions. Of an
-    editable installation MMEngine 0.10.7 takes the folder of the distribution's metadata, where the
-    package is not; a module's folder it finds in every installation.
-    """
-    MODULE2PACKAGE['mmws'] = 'mmws.registry'
 
 
 def read_config(path: Union[str, Path], name: str = 'config') -> Config:

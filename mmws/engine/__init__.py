@@ -1,6 +1,8 @@
 """Train, test and launch detectors as the command lines under ``tools/`` do."""
 
-from mmws.compat import moved_names
+from mmws.compat import moved_names, require_stack
+
+require_stack('mmws.engine')
 
 from .run import evaluate, prepare, train
 
@@ -14,8 +16,7 @@ __getattr__ = moved_names(
     __name__,
     {
         'load_config': 'mmws.config',
-        **dict.fromkeys(
-            ('CheckpointRecordHook', 'WeightNormInitHook', 'init_weight_norm'), 'mmws.hooks'
-        ),
+        **dict.fromkeys(('CheckpointRecordHook', 'WeightNormInitHook'), 'mmws.hooks'),
+        'init_weight_norm': 'mmws.layers',
     },
 )

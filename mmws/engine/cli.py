@@ -11,7 +11,7 @@ from mmengine.config import Config, DictAction
 
 from mmws.data.errors import DataError
 
-from .running import prepare
+from .run import prepare
 
 
 @contextmanager

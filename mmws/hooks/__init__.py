@@ -1,4 +1,10 @@
-from .checkpoint_record import CheckpointRecordHook
-from .weight_norm_init import WeightNormInitHook, init_weight_norm
+from mmws.compat import moved_names, require_stack
 
-__all__ = ['CheckpointRecordHook', 'WeightNormInitHook', 'init_weight_norm']
+require_stack('mmws.hooks')
+
+from .checkpoint_record import CheckpointRecordHook
+from .weight_norm_init import WeightNormInitHook
+
+__all__ = ['CheckpointRecordHook', 'WeightNormInitHook']
+
+__getattr__ = moved_names(__name__, {'init_weight_norm': 'mmws.layers'})

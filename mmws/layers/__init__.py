@@ -21,6 +21,7 @@ from .weight_norm import (
     LinearWN,
     WeightNormalization,
 )
+from .weight_norm_init import WeightNormInitReport, init_weight_norm
 from .weight_standardization import (
     ConvAWS2d,
     ConvTransposeWS1d,
@@ -68,7 +69,9 @@ __all__ = [
     'WNLSTMCell',
     'WNRNNCell',
     'WeightFunctionMixin',
+    'WeightNormInitReport',
     'WeightNormalization',
     'WeightStandardization',
+    'init_weight_norm',
     'largest_group_count',
 ]

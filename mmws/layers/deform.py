@@ -6,9 +6,9 @@ one but for the order of summation (:mod:`mmws.compat.deform`).
 
 from __future__ import annotations
 
-from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack
 from torchvision.ops import DeformConv2d
 
+from mmws.compat.mmcv_layers import DeformConv2dPack, ModulatedDeformConv2dPack
 from mmws.registry import MODELS
 
 from .kinds import DeformKind, DeformPackKind, ModulatedDeformPackKind

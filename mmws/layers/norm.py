@@ -1,10 +1,11 @@
 import logging
 from functools import cache
 
-from mmengine.logging import print_log
 from torch import nn
 
 from mmws.registry import MODELS
+
+LOGGER = logging.getLogger(__name__)
 
 
 def largest_group_count(num_channels: int, num_groups: int = 32) -> int:
@@ -14,10 +15,11 @@ def largest_group_count(num_channels: int, num_groups: int = 32) -> int:
 
 @cache  # a model has dozens of such layers; one line tells it
 def _tell_group_count(num_channels: int, num_groups: int, used: int) -> None:
-    print_log(
-        f'mmws.GN: {num_groups} groups do not divide {num_channels} channels; using {used} groups',
-        logger='current',
-        level=logging.WARNING,
+    LOGGER.warning(
+        'mmws.GN: %d groups do not divide %d channels; using %d groups',
+        num_groups,
+        num_channels,
+        used,
     )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from mmcv.cnn.bricks.conv2d_adaptive_padding import Conv2dAdaptivePadding
 from torch import Tensor
 
+from mmws.compat.mmcv_layers import Conv2dAdaptivePadding
 from mmws.registry import MODELS
 
 from .kinds import ConvKind, Convolution

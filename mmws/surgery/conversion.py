@@ -6,8 +6,6 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-from mmcv.cnn import ConvModule
-from mmcv.cnn.bricks.norm import infer_abbr
 from torch import nn
 
 from mmws.config.tree import init_cfgs, kind
@@ -16,6 +14,7 @@ from mmws.layers import WeightFunctionMixin
 from .conversion_report import Change, ConversionReport, Left
 from .feeds import CONVOLUTIONS, Feeds, find_feeds, is_normalization
 from .forms import NormForm, WeightForm
+from .mmcv_classes import ConvModule, infer_abbr
 
 
 def convert(

@@ -24,9 +24,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmcv.cnn import ConvModule
-from mmcv.ops import DeformConv2d as MMCVDeformConv2d
-from mmcv.ops import ModulatedDeformConv2d, SyncBatchNorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
@@ -35,6 +32,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.weak import WeakTensorKeyDictionary
 from torchvision.ops import DeformConv2d, FrozenBatchNorm2d
+
+from .mmcv_classes import ConvModule, ModulatedDeformConv2d, SyncBatchNorm
+from .mmcv_classes import DeformConv2d as MMCVDeformConv2d
 
 _MMCV_DEFORMABLE = (MMCVDeformConv2d, ModulatedDeformConv2d)
 CONVOLUTIONS = (_ConvNd, DeformConv2d, *_MMCV_DEFORMABLE)

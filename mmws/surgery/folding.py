@@ -7,12 +7,14 @@ import inspect
 import logging
 
 import torch
-from mmcv.cnn import ConvModule
-from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmws.layers import BCN, GroupNorm, WeightFunctionMixin
 from mmws.layers.recurrent import WeightNormRecurrent
+
+from .mmcv_classes import ConvModule
+
+LOGGER = logging.getLogger(__name__)
 
 _WEIGHTED = (WeightFunctionMixin, WeightNormRecurrent)
 
@@ -59,11 +61,9 @@ def fold(model: nn.Module, inplace: bool = False) -> nn.Module:
     vars(model).pop('conversion_report', None)
     rest = needing_mmws(model)
     if rest:
-        print_log(
-            'mmws.fold: no plain layer does the same as these, which still need mmws: '
-            + ', '.join(f'{name or "the model"} ({cls})' for name, cls in rest.items()),
-            logger='current',
-            level=logging.WARNING,
+        LOGGER.warning(
+            'mmws.fold: no plain layer does the same as these, which still need mmws: %s',
+            ', '.join(f'{name or "the model"} ({cls})' for name, cls in rest.items()),
         )
     return model
 

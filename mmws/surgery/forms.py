@@ -13,23 +13,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmcv.cnn.bricks import conv_ws, wrappers
-from mmcv.cnn.bricks.conv2d_adaptive_padding import Conv2dAdaptivePadding
-from mmcv.ops import DeformConv2d as MMCVDeformConv2d
-from mmcv.ops import (
-    DeformConv2dPack,
-    ModulatedDeformConv2d,
-    ModulatedDeformConv2dPack,
-    SyncBatchNorm,
-)
 from torch import nn
 from torchvision.ops import DeformConv2d, FrozenBatchNorm2d
 
 from mmws import layers
+from mmws.compat.mmcv_layers import (
+    Conv2dAdaptivePadding,
+    DeformConv2dPack,
+    ModulatedDeformConv2dPack,
+)
 from mmws.layers import BCN, GroupNorm, WeightFunctionMixin
 from mmws.registry import MODELS
 
 from .folding import plain_class
+from .mmcv_classes import DeformConv2d as MMCVDeformConv2d
+from .mmcv_classes import ModulatedDeformConv2d, SyncBatchNorm, conv_ws, wrappers
 
 # Short name of a weight function -> the layers that have it.
 _WEIGHT_FUNCTIONS: dict[str, tuple[type[nn.Module], ...]] = {

@@ -3,6 +3,7 @@
 import argparse
 import tarfile
 
+import mmws.engine  # noqa: F401  (first, as it says what to install)
 from mmws.data.download import DATASETS, download
 from mmws.engine.cli import one_line_errors
 

@@ -2,6 +2,7 @@
 
 import argparse
 
+import mmws.engine  # noqa: F401  (first, as it says what to install)
 from mmws.data.digits import DigitsConfig, generate_digits, is_up_to_date
 from mmws.engine.cli import one_line_errors
 

@@ -5,6 +5,7 @@ python tools/dataset_converters/voc_instances.py ROOT [--splits ...] [--classes 
 
 import argparse
 
+import mmws.engine  # noqa: F401  (first, as it says what to install)
 from mmws.data.voc import convert_voc, read_class_names
 from mmws.engine.cli import one_line_errors
 

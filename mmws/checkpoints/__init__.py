@@ -1,3 +1,5 @@
+from mmws.compat import moved_names
+
 from .checkpoint import Checkpoint, last_checkpoint
 from .foreign import SOURCES, Backbone, convert_checkpoint, convert_weights
 from .guard import (
@@ -6,13 +8,13 @@ from .guard import (
     check_weights,
     guard_loading,
 )
+from .metadata import META_KEY, describe_weights
 from .published import BACKBONES, DETECTORS, Published, find_pretrained, lookup
-from .record import KEY, record
 
 __all__ = [
     'BACKBONES',
     'DETECTORS',
-    'KEY',
+    'META_KEY',
     'SOURCES',
     'Backbone',
     'Checkpoint',
@@ -22,9 +24,14 @@ __all__ = [
     'check_weights',
     'convert_checkpoint',
     'convert_weights',
+    'describe_weights',
     'find_pretrained',
     'guard_loading',
     'last_checkpoint',
     'lookup',
-    'record',
 ]
+
+__getattr__ = moved_names(
+    __name__,
+    {'KEY': f'{__name__}:META_KEY', 'record': f'{__name__}:describe_weights'},
+)

@@ -13,7 +13,7 @@ from torch import Tensor
 from mmws.files import replacing
 
 from .checkpoint import Checkpoint
-from .record import KEY, PLAIN, STANDARDIZED, Use, make_record
+from .metadata import META_KEY, PLAIN, STANDARDIZED, Parametrization, make_metadata
 
 SOURCES = ('jhu', 'torchvision', 'timm')
 
@@ -24,10 +24,10 @@ _RESNET = re.compile(
     r'\.(weight|bias|running_mean|running_var|num_batches_tracked)'
 )
 _NORM = re.compile(r'(bn\d)$|stem\.[147]$')
-_BIT = re.compile(
+_BIT_KEY = re.compile(
     r'(stem\.conv|norm|stages\.\d\.blocks\.\d+\.(norm[1-3]|conv[1-3]|downsample\.conv))\.'
 )
-_BIT_USE = Use(
+_BIT = Parametrization(
     'Standardize',
     (('eps', 1e-8), ('variance', 'biased'), ('eps_inside', True), ('scale', 1.0)),
 )
@@ -43,7 +43,7 @@ class Backbone(NamedTuple):
     """``ResNet``, which also stands for ResNeXt, ``ResNetV1d`` or ``mmws.ResNetV2``."""
     state_dict: dict[str, Tensor]
     record: dict[str, Any]
-    """As :func:`mmws.checkpoints.record` describes a model."""
+    """As :func:`mmws.checkpoints.describe_weights` describes a model."""
 
 
 def convert_checkpoint(src: str | Path, source: str, out: str | Path) -> Backbone:
@@ -70,7 +70,7 @@ def convert_checkpoint(src: str | Path, source: str, out: str | Path) -> Backbon
     except ValueError as error:
         raise ValueError(f'checkpoint {src}: {error}') from error
     with replacing(Path(out)) as draft:
-        meta = {KEY: backbone.record}
+        meta = {META_KEY: backbone.record}
         torch.save(dict(state_dict=backbone.state_dict, meta=meta), draft)
     return backbone
 
@@ -96,8 +96,8 @@ def convert_weights(weights: Mapping[str, Any], source: str) -> Backbone:
     weights = {key.removeprefix('module.'): value for key, value in weights.items()}
     weights = {key: value for key, value in weights.items() if not _CLASSIFIER.match(key)}
     if source == 'timm' and 'stem.conv.weight' in weights:
-        _check(weights, _BIT, 'BiT ResNet')
-        return _backbone('mmws.ResNetV2', weights, _BIT_USE, 'GN', _HALF)
+        _check(weights, _BIT_KEY, 'BiT ResNet')
+        return _backbone('mmws.ResNetV2', weights, _BIT, 'GN', _HALF)
 
     deep = source == 'timm' and 'conv1.0.weight' in weights
     if deep:
@@ -137,7 +137,7 @@ def _check(weights: Mapping[str, Any], pattern: re.Pattern, name: str) -> None:
 def _backbone(
     kind: str,
     weights: dict[str, Tensor],
-    use: Use,
+    parametrization: Parametrization,
     norm: str,
     data_preprocessor: dict[str, Any] | None,
 ) -> Backbone:
@@ -145,5 +145,6 @@ def _backbone(
     norms = [k.removesuffix('.weight') for k, v in weights.items() if v.dim() == 1]
     norms = sorted({k for k in norms if f'{k}.weight' in weights})
     kinds = dict(norm=norm, num_groups=32) if norm == 'GN' else dict(norm=norm)
-    record = make_record({use: convs}, [dict(kinds, layers=norms)], data_preprocessor)
+    norm_entries = [dict(kinds, layers=norms)]
+    record = make_metadata({parametrization: convs}, norm_entries, data_preprocessor)
     return Backbone(kind, weights, record)

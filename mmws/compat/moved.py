@@ -44,14 +44,16 @@ def moved_names(package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         package: The package that had the names.
-        names: For each name the module that has it now.
+        names: For each name the module that has it now, ``module:name`` if it is renamed as well.
     """
 
     def __getattr__(name: str) -> Any:
         if name not in names:
             raise AttributeError(f'module {package!r} has no attribute {name!r}')
-        _warn(f'{package}.{name}', f'{names[name]}.{name}', stacklevel=3)
-        return getattr(import_module(names[name]), name)
+        module, _, renamed = names[name].partition(':')
+        current = renamed or name
+        _warn(f'{package}.{name}', f'{module}.{current}', stacklevel=3)
+        return getattr(import_module(module), current)
 
     return __getattr__
 

@@ -5,29 +5,36 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from mmws.checkpoints import KEY, Checkpoint, check_normalization, check_weights, record
+from mmws.checkpoints import (
+    META_KEY,
+    Checkpoint,
+    check_normalization,
+    check_weights,
+    describe_weights,
+)
 from mmws.registry import HOOKS
 
 
 @HOOKS.register_module()
 class CheckpointRecordHook(Hook):
-    """Write into every checkpoint what its weights were trained with; resume nothing else.
+    """Write into every checkpoint what its weights were trained with; resume no other model.
 
-    ``custom_hooks = [dict(type='mmws.CheckpointRecordHook')]`` in a config; the training of mmws
-    adds it by itself. The record is ``checkpoint['meta']['mmws']``
-    (:func:`mmws.checkpoints.record`). On ``--resume`` the weights must be exactly those of the
-    model. Before training, backbones whose weights were trained on otherwise normalized images
-    are told of in the log.
+    :func:`mmws.engine.train` adds the hook by itself. A config for other tools adds it by
+    ``custom_hooks = [dict(type='mmws.CheckpointRecordHook')]``. The metadata that
+    :func:`mmws.checkpoints.describe_weights` returns go into ``checkpoint['meta']['mmws']``. A run
+    that resumes must load exactly the weights of its model. Before training, the log warns of
+    backbones whose weights were trained on otherwise normalized images.
 
     Raises:
         CheckpointMismatchError: on resuming from a checkpoint of another model, before anything
             is loaded.
     """
 
-    priority = 'VERY_HIGH'  # before hooks that load weights themselves, as EMAHook does
+    # The check must come before hooks that load weights themselves, such as EMAHook.
+    priority = 'VERY_HIGH'
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        checkpoint['meta'][KEY] = record(_model(runner))
+        checkpoint['meta'][META_KEY] = describe_weights(_model(runner))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if runner._resume:

@@ -18,7 +18,12 @@ from mmengine.runner import load_checkpoint
 from torch import nn
 
 import mmws
-from mmws.checkpoints import CheckpointMismatchError, check_normalization, check_weights, record
+from mmws.checkpoints import (
+    CheckpointMismatchError,
+    check_normalization,
+    check_weights,
+    describe_weights,
+)
 from mmws.compat import read_checkpoint
 from mmws.config import read_config
 from mmws.layers import GroupNorm
@@ -53,7 +58,7 @@ def save(path, state_dict, meta=None):
 
 
 def save_model(path, model):
-    return save(path, model.state_dict(), dict(mmws=record(model)))
+    return save(path, model.state_dict(), dict(mmws=describe_weights(model)))
 
 
 @pytest.fixture(scope='module')
@@ -356,7 +361,7 @@ class Wrapper(nn.Module):
 def test_wrapped_models_and_prefixed_keys_are_seen_through(tmp_path, log):
     # Bug: under DDP nothing is checked, or every key seems to be missing.
     weights = {f'module.{k}': v for k, v in small().state_dict().items()}
-    path = save(tmp_path / 'ddp.pth', weights, dict(mmws=record(small())))
+    path = save(tmp_path / 'ddp.pth', weights, dict(mmws=describe_weights(small())))
     with pytest.raises(CheckpointMismatchError, match='shares no weight'):
         check_weights(small(), weights)
     for model in (small(), Wrapper(small()), TTAModel(small())):

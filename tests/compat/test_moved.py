@@ -36,6 +36,15 @@ def test_an_old_name_is_the_new_one_and_warns(package, name, new):
     assert value is getattr(importlib.import_module(new), name)
 
 
+@pytest.mark.parametrize(('old', 'new'), [('KEY', 'META_KEY'), ('record', 'describe_weights')])
+def test_a_renamed_function_is_found_by_its_old_name_and_warns(old, new):
+    package = importlib.import_module('mmws.checkpoints')
+    message = f'mmws.checkpoints.{old} has moved to mmws.checkpoints.{new};'
+    with pytest.warns(DeprecationWarning, match=message):
+        value = getattr(package, old)
+    assert value is getattr(package, new)
+
+
 def test_a_name_that_never_existed_is_missing():
     with pytest.raises(ImportError, match='cannot import name'):
         from mmws.engine import nothing_of_this_name  # noqa: F401

@@ -11,7 +11,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmws import CheckpointMismatchError, ConvAWS2d, ConvWS2d, GroupNorm
-from mmws.checkpoints.record import PLAIN, Record, record, use_of_weight
+from mmws.checkpoints.metadata import (
+    PLAIN,
+    WeightMetadata,
+    describe_weights,
+    parametrization_of,
+)
 from mmws.compat import read_checkpoint
 
 
@@ -57,9 +62,9 @@ def test_a_checkpoint_says_what_it_was_trained_with(tmp_path):
         norms=[dict(norm='GN', num_groups=4, layers=['backbone.1'])],
         data_preprocessor=dict(mean=[1, 2, 3], std=[4, 5, 6], bgr_to_rgb=True),
     )
-    read = Record(checkpoint['meta']['mmws'])
-    assert read.use('backbone.0') == use_of_weight(ConvWS2d(1, 1, 1))
-    assert read.use('head') == PLAIN
+    read = WeightMetadata(checkpoint['meta']['mmws'])
+    assert read.parametrization('backbone.0') == parametrization_of(ConvWS2d(1, 1, 1))
+    assert read.parametrization('head') == PLAIN
 
 
 def test_resuming_another_model_is_refused_before_anything_is_loaded(tmp_path):
@@ -92,20 +97,22 @@ def test_other_weight_functions_are_described_by_their_own_name():
         def weight_function(self):
             return Halved()
 
-    described = record(nn.Sequential(ConvHalved(2, 2, 1)))
-    assert Record(described).use('0').function == 'Halved'
-    assert str(Record(described).use('0')) == 'the weight function Halved'
+    described = describe_weights(nn.Sequential(ConvHalved(2, 2, 1)))
+    assert WeightMetadata(described).parametrization('0').function == 'Halved'
+    assert str(WeightMetadata(described).parametrization('0')) == 'the weight function Halved'
 
 
 def test_a_shared_layer_is_recorded_under_all_its_names():
     # Bug: RTMDet, whose levels share their convolutions, is told that its own checkpoint was
     # trained without WS.
     conv, norm = ConvWS2d(2, 2, 1), GroupNorm(2)
-    described = Record(record(nn.Sequential(nn.Sequential(conv, norm), nn.Sequential(conv, norm))))
-    assert described.use('1.0') == described.use('0.0') != PLAIN
+    described = WeightMetadata(
+        describe_weights(nn.Sequential(nn.Sequential(conv, norm), nn.Sequential(conv, norm)))
+    )
+    assert described.parametrization('1.0') == described.parametrization('0.0') != PLAIN
     assert described.norm('1.1') == described.norm('0.1') == dict(norm='GN', num_groups=2)
 
 
 def test_a_record_of_another_form_is_refused_by_name():
     with pytest.raises(ValueError, match='no record of mmws'):
-        Record(dict(weights=None))
+        WeightMetadata(dict(weights=None))

@@ -4,12 +4,13 @@ Imported before everything else in mmws. It imports nothing of the rest of mmws,
 and MMDetection only where a program already uses them.
 """
 
-from .before_loading import Source, check_before_loading, remember_source, source_of
+from .before_loading import check_before_loading
 from .loading import allow_checkpoint_classes, read_checkpoint
-from .mmcv_ext import install_fallback_ops
+from .mmcv_ext import install_fallback_ops, ops_are_compiled
 from .mmengine_hooks import extend_mmengine, register_config_package
 from .moved import moved_names, redirect_moved_modules
 from .on_import import when_imported
+from .sources import Source, remember_source, source_of
 from .stack import MissingStackError, is_installed, require_stack
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     'install_fallback_ops',
     'is_installed',
     'moved_names',
+    'ops_are_compiled',
     'read_checkpoint',
     'redirect_moved_modules',
     'register_config_package',

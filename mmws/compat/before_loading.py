@@ -5,52 +5,21 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
+from torch import nn
 
+from .loading import allow_checkpoint_classes
 from .on_import import when_imported
+from .sources import remember_source
 
 _MODULE = 'mmengine.runner.checkpoint'
 
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """The checkpoint that a tensor was read from."""
-
-    name: str
-    """Path, URL or name of the hub, as it was asked for."""
-    meta: Mapping[str, Any]
-    """``meta`` of the checkpoint, empty where it has none."""
+_Check = Callable[[nn.Module, Mapping[str, Any]], None]
 
 
-# Tensors keep their identity while MMEngine renames keys and takes out the part with a prefix.
-_sources: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-
-
-def source_of(tensor: Tensor) -> tuple[Source, str] | None:
-    """Return the checkpoint that a tensor was read from and its key there, None if unknown.
-
-    The prefix ``module.``, which wrappers for parallel training leave, is no part of the key.
-    """
-    return _sources.get(tensor)
-
-
-def remember_source(checkpoint: Mapping[str, Any], name: str) -> None:
-    """Remember for all weights in a checkpoint, just read, where they come from."""
-    weights = checkpoint.get('state_dict', checkpoint)
-    meta = checkpoint.get('meta')
-    source = Source(str(name), meta if isinstance(meta, Mapping) else {})
-    for key, value in weights.items():
-        if isinstance(value, Tensor):
-            _sources[value] = (source, key.removeprefix('module.'))
-
-
-def check_before_loading(check: Callable[[nn.Module, Mapping[str, Any]], None]) -> None:
+def check_before_loading(check: _Check) -> None:
     """Have MMEngine call ``check(module, state_dict)`` before each load of a state dict.
 
     ``init_cfg=dict(type='Pretrained')``, ``load_from``, ``--resume``, ``init_detector`` and moving
@@ -64,34 +33,36 @@ def check_before_loading(check: Callable[[nn.Module, Mapping[str, Any]], None]) 
 
 def _load_safely(file: Any, map_location: Any = None, weights_only: Any = None) -> Any:
     """Load with PyTorch's check on; onedl-mmengine turns it off for a file that fails it."""
-    from .loading import allow_checkpoint_classes
-
     allow_checkpoint_classes()
     return torch.load(file, map_location=map_location, weights_only=True)
 
 
-def _wrap(module: ModuleType, check: Callable[[nn.Module, Mapping[str, Any]], None]) -> None:
-    load, loader = module.load_state_dict, module.CheckpointLoader
+def _wrap(checkpoints: Any, check: _Check) -> None:
+    """Wrap the functions of the module ``mmengine.runner.checkpoint`` that read and load."""
+    load, loader = checkpoints.load_state_dict, checkpoints.CheckpointLoader
     if hasattr(load, '__wrapped__'):
         return
     read = loader.load_checkpoint.__func__
 
     @functools.wraps(load)
-    def load_state_dict(module, state_dict, *args, **kwargs):
+    def load_state_dict(
+        module: nn.Module, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
         check(module, state_dict)
         return load(module, state_dict, *args, **kwargs)
 
     @functools.wraps(read)
-    def load_checkpoint(cls, filename, *args, **kwargs):
+    def load_checkpoint(cls: type, filename: str, *args: Any, **kwargs: Any) -> Any:
         checkpoint = read(cls, filename, *args, **kwargs)
         if isinstance(checkpoint, Mapping):
             remember_source(checkpoint, filename)
         return checkpoint
 
-    module.load_state_dict = load_state_dict
-    if hasattr(module, '_safe_torch_load'):
-        module._safe_torch_load = _load_safely
+    checkpoints.load_state_dict = load_state_dict
+    if hasattr(checkpoints, '_safe_torch_load'):  # private, of onedl-mmengine alone
+        checkpoints._safe_torch_load = _load_safely
     loader.load_checkpoint = classmethod(load_checkpoint)
-    package = sys.modules.get(module.__package__)
-    if getattr(package, 'load_state_dict', None) is load:  # imported before mmws
+    package: Any = sys.modules.get(checkpoints.__package__)
+    # Set where MMEngine's runner was imported before mmws.
+    if getattr(package, 'load_state_dict', None) is load:
         package.load_state_dict = load_state_dict

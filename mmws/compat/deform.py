@@ -23,8 +23,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torchvision.ops  # noqa: F401  (registers torch.ops.torchvision)
+import torchvision.ops
 from torch import Tensor
+
+from . import torchvision_ops
 
 # In pixels. The coordinate stays far outside of every image and still fits in an int32, to which
 # the operator converts it.
@@ -78,11 +80,21 @@ def deform_conv2d(
         (B, O, Ho, Wo), of the dtype of ``input``.
 
     Raises:
-        ValueError: if the offset or the mask does not fit the output.
+        ValueError: if the input does not fit the weight, or the offset or the mask the output.
     """
-    tensors = _operator_tensors(input, weight, offset, mask, bias, geometry)
-    options = _operator_options(mask, geometry)
-    return torch.ops.torchvision.deform_conv2d(*tensors, *options).to(input.dtype)
+    dtype = input.dtype
+    input, weight, offset, mask = _operator_tensors(input, weight, offset, mask, geometry)
+    output = torchvision.ops.deform_conv2d(
+        input,
+        offset,
+        weight,
+        None if bias is None else bias.to(input.dtype),
+        geometry.stride,
+        geometry.padding,
+        geometry.dilation,
+        mask,
+    )
+    return output.to(dtype)
 
 
 def deform_conv2d_backward(
@@ -109,19 +121,18 @@ def deform_conv2d_backward(
         mask values that the forward function does not read have gradient 0.
 
     Raises:
-        ValueError: if the offset or the mask does not fit the output.
+        ValueError: if the input does not fit the weight, or the offset or the mask the output.
     """
-    tensors = _operator_tensors(input, weight, offset, mask, None, geometry)
-    options = _operator_options(mask, geometry)
-    backward = torch.ops.torchvision._deform_conv2d_backward
-    grad = grad.to(tensors[0].dtype)
-    grad_input, grad_weight, grad_offset, grad_mask, grad_bias = backward(grad, *tensors, *options)
+    tensors = _operator_tensors(input, weight, offset, mask, geometry)
+    grad_input, grad_weight, grad_offset, grad_mask, grad_bias = (
+        torchvision_ops.deform_conv2d_backward(grad.to(tensors[0].dtype), *tensors, geometry)
+    )
     grad_offset = _zero_where_outside(grad_offset, tensors[2], weight, geometry)
     return (
         grad_input,
         grad_weight,
         _padded_to(grad_offset, offset),
-        None if mask is None else _padded_to(grad_mask, mask),
+        None if mask is None or grad_mask is None else _padded_to(grad_mask, mask),
         grad_bias,
     )
 
@@ -131,32 +142,25 @@ def _operator_tensors(
     weight: Tensor,
     offset: Tensor,
     mask: Tensor | None,
-    bias: Tensor | None,
     geometry: DeformGeometry,
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Return the tensors that torchvision's operator takes, of one dtype."""
+    # torchvision infers the groups from the channels, so it would take a wrong input for groups.
+    channels = weight.shape[1] * geometry.groups
+    if input.shape[1] != channels:
+        raise ValueError(
+            f'deformable convolution: the input has {input.shape[1]} channels, but the weight '
+            f'{tuple(weight.shape)} in {geometry.groups} groups needs {channels}'
+        )
     taps = geometry.offset_groups * weight.shape[2] * weight.shape[3]
     size = geometry.output_size(input, weight)
-    finer = mask is not None
-    offset = _first_values(offset, 2 * taps, size, finer, 'offset')
-    if mask is None:
-        mask = input.new_zeros(input.shape[0], 1)  # the operator wants a tensor, and ignores it
-    else:
-        mask = _first_values(mask, taps, size, finer, 'mask')
-    if bias is None:
-        bias = input.new_zeros(weight.shape[0])
+    offset = _first_values(offset, 2 * taps, size, mask is not None, 'offset')
     half = input.dtype in (torch.float16, torch.bfloat16)
     dtype = torch.float32 if half else input.dtype
-    input, weight, offset, mask, bias = (
-        t.to(dtype).contiguous() for t in (input, weight, offset, mask, bias)
-    )
-    offset = offset.nan_to_num(_FAR_AWAY).clamp(-_FAR_AWAY, _FAR_AWAY)
-    return input, weight, offset, mask, bias
-
-
-def _operator_options(mask: Tensor | None, geometry: DeformGeometry) -> tuple[int | bool, ...]:
-    stride, padding, dilation, groups, offset_groups = geometry
-    return *stride, *padding, *dilation, groups, offset_groups, mask is not None
+    if mask is not None:
+        mask = _first_values(mask, taps, size, True, 'mask').to(dtype).contiguous()
+    input, weight, offset = (t.to(dtype).contiguous() for t in (input, weight, offset))
+    return input, weight, offset.nan_to_num(_FAR_AWAY).clamp(-_FAR_AWAY, _FAR_AWAY), mask
 
 
 def _first_values(

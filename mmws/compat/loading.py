@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .before_loading import remember_source
+from .sources import remember_source
 from .stack import is_installed
 
 

@@ -1,10 +1,17 @@
+"""How ``mmcv._ext``, MMCV's module of compiled ops, is found where it was not built."""
+
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import spec_from_file_location
+from importlib.util import find_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
+
+_NAME = 'mmcv._ext'
+_STAND_IN = Path(__file__).with_name('mmcv_ops.py')
 
 
 class FallbackOpsFinder(MetaPathFinder):
@@ -14,10 +21,10 @@ class FallbackOpsFinder(MetaPathFinder):
     with ``find_spec`` and ``pkgutil``) sees a module like any other.
     """
 
-    def find_spec(self, fullname: str, path=None, target=None) -> ModuleSpec | None:
-        if fullname != 'mmcv._ext':
-            return None
-        return spec_from_file_location(fullname, Path(__file__).with_name('mmcv_ops.py'))
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return spec_from_file_location(_NAME, _STAND_IN) if fullname == _NAME else None
 
 
 def install_fallback_ops() -> None:
@@ -30,3 +37,14 @@ def install_fallback_ops() -> None:
     """
     if not any(isinstance(finder, FallbackOpsFinder) for finder in sys.meta_path):
         sys.meta_path.append(FallbackOpsFinder())
+
+
+def ops_are_compiled() -> bool | None:
+    """Return whether MMCV has compiled ops; None if it has neither these nor the stand-in.
+
+    Nothing but the package ``mmcv`` is imported.
+    """
+    spec = find_spec(_NAME)
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin) != _STAND_IN

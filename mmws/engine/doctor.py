@@ -11,6 +11,7 @@ from typing import NamedTuple, Optional
 import torch
 from mmengine.config import Config
 
+from mmws.compat import ops_are_compiled
 from mmws.data.preflight import find_problems
 
 
@@ -97,11 +98,10 @@ def _package(name: str) -> Finding:
 
 
 def _ops() -> Finding:
-    spec = find_spec('mmcv._ext')
-    if spec is None or spec.origin is None:
+    compiled = ops_are_compiled()
+    if compiled is None:
         return Finding('mmcv ops', 'missing: `import mmws` before mmdet', ok=False)
-    stand_in = spec.origin.endswith('mmcv_ops.py')
-    return Finding('mmcv ops', 'from torchvision' if stand_in else 'compiled')
+    return Finding('mmcv ops', 'compiled' if compiled else 'from torchvision')
 
 
 def _pkg_resources() -> 'Iterator[Finding]':

@@ -7,17 +7,17 @@ With compiled ops the same tests hold for those (float16 and CPU kernels that MM
 import itertools
 import math
 from importlib import import_module
-from importlib.util import find_spec
 
 import pytest
 import torch
 from torch import Tensor
 
 import mmws  # noqa: F401  (provides mmcv._ext)
+from mmws.compat import ops_are_compiled
 
 ops = import_module('mmcv.ops')  # after mmws, whatever the order of the imports above
 
-COMPILED = not find_spec('mmcv._ext').origin.endswith('mmcv_ops.py')
+COMPILED = ops_are_compiled()
 HALF = [torch.float16, torch.bfloat16]
 F64 = {'dtype': torch.float64}
 

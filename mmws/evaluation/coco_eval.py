@@ -13,6 +13,8 @@ from mmdet.datasets.api_wrappers import COCO, COCOeval
 from mmengine.logging import print_log
 from pycocotools import mask as mask_utils
 
+from .ground_truth import countable
+
 
 class CocoResult(NamedTuple):
     """What COCO evaluation finds; -1 stands for no ground truth.
@@ -48,6 +50,9 @@ def evaluate_coco(
     without ``area`` or ``iscrowd``, numbers that are not finite. pycocotools does it otherwise. The
     numbers are summed up by pycocotools either way.
 
+    Annotations of images that are not listed, with the id 0 or with an id that others have are
+    counted as :func:`mmws.evaluation.ground_truth.countable` says.
+
     Args:
         ground_truth: The annotations.
         predictions: For each image a dict of ``img_id``; ``bboxes``, (N, 4) as x1, y1, x2, y2 in
@@ -62,6 +67,7 @@ def evaluate_coco(
         ValueError: if a prediction is of an image that ``ground_truth`` does not have.
     """
     predictions = list(predictions)
+    ground_truth = countable(ground_truth)
     with _paused_gc(), contextlib.redirect_stdout(io.StringIO()) as said:
         evaluation = COCOeval(ground_truth, iouType=iou_type)
         evaluation.params.catIds = list(cat_ids)
@@ -69,7 +75,7 @@ def evaluate_coco(
         if iou_thrs is not None:
             evaluation.params.iouThrs = np.atleast_1d(iou_thrs).astype(np.float64)
         detections = list(_detections(ground_truth, predictions, iou_type, cat_ids))
-        if has_faster_coco_eval() and _counts_alike(ground_truth, predictions):
+        if has_faster_coco_eval() and _counts_alike(ground_truth, predictions, iou_type, cat_ids):
             _evaluate_faster(evaluation, detections)
         else:
             _evaluate(evaluation, detections)
@@ -127,7 +133,7 @@ def _evaluate_faster(evaluation: COCOeval, detections: 'list[dict]') -> None:
     from .faster import FasterEvaluation
 
     params = evaluation.params
-    faster = FasterEvaluation(evaluation.cocoGt, detections, params.iouType)
+    faster = FasterEvaluation(evaluation.cocoGt, detections, params.iouType, params.catIds)
     for name in ('catIds', 'imgIds', 'maxDets', 'iouThrs'):
         setattr(faster.params, name, getattr(params, name))
     faster.evaluate()
@@ -171,17 +177,21 @@ def _areas(masks: 'list[dict]') -> 'list[float]':
     return [float(area) for chunk in chunks for area in mask_utils.area(chunk)]
 
 
-def _counts_alike(ground_truth: COCO, predictions: 'list[dict]') -> bool:
+def _counts_alike(
+    ground_truth: COCO, predictions: 'list[dict]', iou_type: str, cat_ids: Sequence[int]
+) -> bool:
     """Return whether both libraries are known to count this alike."""
-    annotations = ground_truth.dataset.get('annotations', [])
-    ids = [*ground_truth.imgs, *ground_truth.cats, *(a['id'] for a in annotations)]
+    evaluated = {*cat_ids}
+    annotations = [a for a in ground_truth.anns.values() if a['category_id'] in evaluated]
+    ids = [*ground_truth.imgs, *ground_truth.cats, *ground_truth.anns]
     if any(type(i) is not int or i < 0 for i in ids):
         return False
     if any('iscrowd' not in a or 'area' not in a for a in annotations):
         return False
-    numbers = [
-        np.array([(a['area'], *a.get('bbox', (0, 0, 0, 0))) for a in annotations], np.float64)
-    ]
+    rows = [(a['area'], *(a.get('bbox', ()) if iou_type == 'bbox' else ())) for a in annotations]
+    if len({len(row) for row in rows}) > 1:
+        return False
+    numbers = [np.array(rows, np.float64)]
     numbers += [p[key] for p in predictions for key in ('bboxes', 'scores')]
     numbers += [p['mask_scores'] for p in predictions if 'mask_scores' in p]
     return all(np.isfinite(array).all() for array in numbers)

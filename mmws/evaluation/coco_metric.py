@@ -18,6 +18,7 @@ from mmws.registry import METRICS
 
 from .coco_eval import CocoResult, evaluate_coco
 from .curves import draw_pr_curves, require_picture
+from .ground_truth import countable
 
 # In the order of pycocotools' `stats`; of recalls, those at MMDetection's limits of detections.
 ITEMS = (
@@ -50,6 +51,8 @@ class CocoMetric(MMDetCocoMetric):
             require_picture(pr_curves)
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools chats while it reads
             super().__init__(*args, **kwargs)
+        if self._coco_api is not None:
+            self._coco_api = countable(self._coco_api)
         self.pr_curves = pr_curves
 
     def compute_metrics(self, results: list) -> 'dict[str, float]':

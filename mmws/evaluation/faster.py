@@ -18,9 +18,16 @@ class FasterEvaluation(COCOeval_faster):
         ground_truth: The annotations.
         detections: Annotations with a ``score``, numbered from 1.
         iou_type: ``'bbox'`` or ``'segm'``.
+        cat_ids: Categories that are evaluated. Shapes of other objects are not looked at.
     """
 
-    def __init__(self, ground_truth: COCO, detections: 'list[dict]', iou_type: str) -> None:
+    def __init__(
+        self,
+        ground_truth: COCO,
+        detections: 'list[dict]',
+        iou_type: str,
+        cat_ids: Sequence[int],
+    ) -> None:
         # With 'segm' it would prepare masks.
         super().__init__(ground_truth, _Results(ground_truth, detections), 'bbox')
         shape = 'segmentation' if iou_type == 'segm' else 'bbox'
@@ -28,6 +35,8 @@ class FasterEvaluation(COCOeval_faster):
         self._together = list if iou_type == 'segm' else np.array
         self._objects = defaultdict(list)
         for annotation in ground_truth.anns.values():
+            if annotation['category_id'] not in cat_ids:
+                continue
             if iou_type == 'segm':  # in place, as pycocotools does: the next evaluation finds RLE
                 annotation['segmentation'] = ground_truth.annToRLE(annotation)
             key = annotation['image_id'], annotation['category_id']

@@ -4,11 +4,11 @@ import copy
 
 import numpy as np
 import pytest
-from detection_cases import as_coco, build, compute, ids_of, random_case, write
 
 import mmws
 from mmws.evaluation import coco_eval, evaluate_coco, ground_truth
 from mmws.evaluation.ground_truth import countable
+from tests.helpers.detection_cases import as_coco, build, compute, ids_of, random_case, write
 
 
 @pytest.fixture(params=['faster', 'pycocotools'])

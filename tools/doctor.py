@@ -22,7 +22,7 @@ def main() -> None:
     args = parse_args()
     with cli.one_line_errors():
         findings = diagnose(load_config(args.config, args.cfg_options) if args.config else None)
-    print('\n'.join(map(str, findings)))
+    print(cli.as_options('\n'.join(map(str, findings))))
     problems = sum(not finding.ok for finding in findings)
     if problems:
         sys.exit(f'error: {problems} problem{"s" if problems > 1 else ""} found')

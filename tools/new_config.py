@@ -8,7 +8,7 @@ import argparse
 
 from mmws.data.new_config import BOX_BASE, MASK_BASE, new_config
 from mmws.data.voc import read_class_names
-from mmws.engine.cli import one_line_errors
+from mmws.engine.cli import as_options, one_line_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -67,7 +67,7 @@ def main() -> None:
     with one_line_errors():
         args.classes = read_class_names(args.classes)
         written = new_config(**vars(args))
-    print(written.summary())
+    print(as_options(written.summary()))
 
 
 if __name__ == '__main__':

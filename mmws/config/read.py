@@ -65,7 +65,7 @@ def load_config(config: Union[str, Path], cfg_options: Optional[dict] = None) ->
         try:
             cfg.merge_from_dict(cfg_options)
         except (KeyError, IndexError, TypeError, AssertionError) as error:
-            raise ValueError(f'--cfg-options do not fit config {config}: {error}') from error
+            raise ValueError(f'`cfg_options` do not fit config {config}: {error}') from error
     return cfg
 
 

@@ -30,7 +30,7 @@ def warn_about_typos(cfg: Config, options: dict) -> 'list[str]':
         meant = _what_was_meant(tree, key.split('.'))
         if meant:
             warnings.append(
-                f'--cfg-options {key}: no such key in the config; did you mean {meant}? '
+                f'cfg_options: the config has no key {key}; did you mean {meant}? '
                 '(it is set nevertheless)'
             )
             print_log(warnings[-1], logger='current', level=logging.WARNING)

@@ -158,7 +158,7 @@ def _head_problems(model: dict, dataset: dict) -> 'Iterator[str]':
         if classes is not None and num_classes != len(classes):
             yield (
                 f'{key} is {num_classes} while the data have {len(classes)} classes '
-                f'({_few(classes)}): pass --cfg-options {key}={len(classes)}, or set the classes, '
+                f'({_few(classes)}): pass `cfg_options` {key}={len(classes)}, or set the classes, '
                 'metainfo=dict(classes=(...)) of the data set'
             )
 
@@ -283,5 +283,5 @@ def _missing(path: str, what: str, key: str, wanted: str = '') -> str:
     hint = conversion_hint(path) or download_hint(wanted or path)
     return (
         f'{what} {os.path.abspath(path)} does not exist: '
-        f'{f"run `{hint}`" if hint else "put the data there"}, or pass --cfg-options {key}=<path>'
+        f'{f"run `{hint}`" if hint else "put the data there"}, or pass `cfg_options` {key}=<path>'
     )

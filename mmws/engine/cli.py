@@ -1,7 +1,13 @@
-"""What the command lines under ``tools/`` share: options as in MMDetection, errors in one line."""
+"""What the command lines under ``tools/`` share: options as in MMDetection, errors in one line.
+
+In messages the library writes its arguments in backticks, `` `out_dir` `` or `` `force=True` ``,
+because the same message reaches those who call its functions. The tools print them as options
+(:func:`as_options`).
+"""
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,12 +19,23 @@ from mmws.data.errors import DataError
 
 from .run import prepare
 
+_ARGUMENT = re.compile(r'`([a-z][a-z0-9_]*)(?:=True)?`')
+
+
+def as_options(message: str) -> str:
+    """Return a message of the library with `` `out_dir` `` written as ``--out-dir``.
+
+    Every option of the tools is named like the argument that it becomes. Backticks around anything
+    else, such as a command to run, stay.
+    """
+    return _ARGUMENT.sub(lambda argument: '--' + argument[1].replace('_', '-'), message)
+
 
 @contextmanager
 def one_line_errors(
     *kinds: 'type[Exception]',
 ) -> Iterator[None]:
-    """Turn a user's mistake into one line on stderr and exit status 1.
+    """Turn a user's mistake into one line on stderr, with options for arguments, and exit status 1.
 
     A :class:`mmws.data.errors.DataError` gets one line for each problem in the data.
 
@@ -35,7 +52,7 @@ def one_line_errors(
         lines = error.lines if isinstance(error, DataError) else [str(error)]
     # Outside of `except`: the error's traceback would keep the runner and its threads alive.
     if lines is not None:
-        sys.exit('\n'.join(f'error: {" ".join(line.split())}' for line in lines))
+        sys.exit('\n'.join(f'error: {as_options(" ".join(line.split()))}' for line in lines))
 
 
 def parse_train_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:

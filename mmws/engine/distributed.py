@@ -63,10 +63,10 @@ def check_launcher(launcher: str) -> None:
     """
     if launcher in ('slurm', 'mpi') and not torch.cuda.is_available():
         raise ValueError(
-            f'--launcher {launcher} needs CUDA; on the CPU use tools/dist_train.sh (torchrun)'
+            f'`launcher` {launcher} needs CUDA; on the CPU use tools/dist_train.sh (torchrun)'
         )
     if launcher == 'pytorch' and 'RANK' not in os.environ:
-        raise ValueError('--launcher pytorch is set by torchrun: use tools/dist_train.sh')
+        raise ValueError('`launcher` pytorch is set by torchrun: use tools/dist_train.sh')
 
 
 def prepare_distributed(cfg: Config) -> None:

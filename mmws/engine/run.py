@@ -63,13 +63,13 @@ def prepare(
 
     if amp:
         if not torch.cuda.is_available():
-            raise ValueError('--amp needs a GPU, and this machine has none: leave it out')
+            raise ValueError('`amp` needs a GPU, and this machine has none: leave it out')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if auto_scale_lr:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise ValueError(
-                f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in {config}'
+                f'`auto_scale_lr` needs auto_scale_lr=dict(base_batch_size=...) in {config}'
             )
         cfg.auto_scale_lr.enable = True
     check_launcher(launcher)

@@ -27,7 +27,7 @@ def enable_tta(cfg: Config) -> None:
     roi_head = cfg.model.get('roi_head') or {}
     if any(part.get('mask_head') for part in (cfg.model, roi_head)):
         raise ValueError(
-            '--tta: MMDetection merges boxes only, and the model of the config predicts masks'
+            '`tta`: MMDetection merges boxes only, and the model of the config predicts masks'
         )
     for _, dataset in datasets(cfg.test_dataloader.dataset):
         dataset.pipeline = cfg.get('tta_pipeline') or _mirrored(dataset.pipeline)

@@ -71,7 +71,7 @@ def convert_config(
     if out.suffix != '.py':
         raise ValueError(f'{out}: a config is a .py file')
     if out.exists() and not force:
-        raise FileExistsError(f'{out} exists: give --force to overwrite it, or another file')
+        raise FileExistsError(f'{out} exists: give `force=True` to overwrite it, or another file')
     names = conv and WeightForm.of(conv).name, norm and NormForm.of(norm).name
     cfg = read_config(base, name='base config')
     if not isinstance(cfg.get('model'), dict):

@@ -97,7 +97,7 @@ def fold_files(
                 name, cls = next(iter(rest.items()))
                 raise ValueError(
                     f'no plain layer does the same as {cls} ({name or "the model"}): '
-                    'give --weights-only for the checkpoint alone'
+                    'give `weights_only=True` for the checkpoint alone'
                 )
             plain_config(cfg, model).dump(written)
             meta['cfg'] = written.read_text(encoding='utf-8')
@@ -177,7 +177,7 @@ def _plain_twin(cfg: Config, folded: nn.Module) -> nn.Module:
     except Exception as error:  # whatever a constructor makes of a config
         raise ValueError(
             f'no plain config describes this model ({type(error).__name__}: {error}): '
-            'give --weights-only for the checkpoint alone'
+            'give `weights_only=True` for the checkpoint alone'
         ) from error
     return plain
 
@@ -233,7 +233,7 @@ def _group_count(module: nn.Module) -> int:
     if len(counts) > 1:
         raise ValueError(
             f'{type(module).__name__} has mmws.GN of {sorted(counts)} groups, and a plain norm_cfg '
-            'takes one number: give --weights-only for the checkpoint alone'
+            'takes one number: give `weights_only=True` for the checkpoint alone'
         )
     return counts.pop() if counts else 32
 

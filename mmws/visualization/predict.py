@@ -153,11 +153,11 @@ def _check_device(device: Optional[str]) -> None:
 
 def _config_of(checkpoint: Checkpoint, trusted: bool) -> Config:
     if checkpoint.config_text is None:
-        raise ValueError(f'checkpoint {checkpoint.source} holds no config: give one, --config')
+        raise ValueError(f'checkpoint {checkpoint.source} holds no config: give one, `config`')
     if not trusted:
         raise ValueError(
             f'checkpoint {checkpoint.source} holds its config, which would be run as Python: give '
-            '--config, or --trust-checkpoint if you know where the checkpoint comes from'
+            '`config`, or `trust_checkpoint=True` if you know where the checkpoint comes from'
         )
     try:
         return Config.fromstring(checkpoint.config_text, '.py')
@@ -235,7 +235,7 @@ def _targets(inputs: Sequence[Path], folder: Path) -> 'dict[Path, Path]':
         while target.suffix.lower() not in kept or target in taken:
             target = target.with_name(target.name + ('.mp4' if '.mp4' in kept else '.png'))
         if target.resolve() in originals:
-            raise ValueError(f'{path} would be replaced by its drawn copy: give another --out-dir')
+            raise ValueError(f'{path} would be replaced by its drawn copy: give another `out_dir`')
         taken.add(target)
         targets[path] = target
     return targets

@@ -68,7 +68,7 @@ def read_history(work_dir: Union[str, Path]) -> History:
     if not history.train:
         raise FileNotFoundError(
             f'{work_dir} holds no log of a training, */vis_data/scalars.json: '
-            'name the --work-dir of tools/train.py'
+            'name the `work_dir` of the training'
         )
     return history
 
@@ -288,7 +288,7 @@ def draw_predictions(
 def _find_checkpoint(work_dir: Path, checkpoint: Union[str, Path, None]) -> str:
     checkpoint = checkpoint or last_checkpoint(work_dir)
     if checkpoint is None:
-        raise FileNotFoundError(f'{work_dir} names no last_checkpoint: give one, --checkpoint')
+        raise FileNotFoundError(f'{work_dir} names no last_checkpoint: give one, `checkpoint`')
     Checkpoint.read(checkpoint)
     return str(checkpoint)
 

@@ -39,8 +39,7 @@ def cfg():
 def test_typo_is_named(cfg, key, meant):
     (warning,) = warn_about_typos(cfg, {key: 1})
     assert warning == (
-        f'--cfg-options {key}: no such key in the config; did you mean {meant}? '
-        '(it is set nevertheless)'
+        f'cfg_options: the config has no key {key}; did you mean {meant}? (it is set nevertheless)'
     )
 
 

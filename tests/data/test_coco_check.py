@@ -261,7 +261,7 @@ def test_names_the_folders_tried(check, data, root):
     (problem,) = check(data).problems
     assert problem.kind == 'no_img_dir'
     assert str(root / 'train2017') in problem.text
-    assert '--img-dirs' in problem.text
+    assert '`img_dirs`' in problem.text
 
 
 @pytest.mark.parametrize(

@@ -400,7 +400,7 @@ def test_unfit_bases_are_refused(make, base, words):
     ],
 )
 def test_bad_arguments(make, arguments):
-    with pytest.raises(ValueError, match=r'--(images-per-gpu|epochs|iters|img-dirs|out)'):
+    with pytest.raises(ValueError, match=r'`(images_per_gpu|epochs|iters|img_dirs|out)`'):
         make(**arguments)
 
 
@@ -412,7 +412,7 @@ def test_missing_base(make):
 def test_existing_file_is_kept_unless_forced(make):
     Path('configs').mkdir()
     Path('configs/mine.py').write_text('precious')
-    with pytest.raises(FileExistsError, match='--force'):
+    with pytest.raises(FileExistsError, match='`force=True`'):
         make()
     assert Path('configs/mine.py').read_text() == 'precious'
     make(force=True)
@@ -499,7 +499,7 @@ def test_a_config_is_not_its_own_base(tmp_path):
     # Bug: --base X --out X --force leaves a file that inherits from itself, and the base is lost.
     path = tmp_path / 'mine.py'
     path.write_text('model = None\n')
-    with pytest.raises(ValueError, match='--base and --out are both'):
+    with pytest.raises(ValueError, match='`base` and `out` are both'):
         new_config('train.json', 'val.json', base=path, out=path, force=True)
     assert path.read_text() == 'model = None\n'
 
@@ -597,10 +597,10 @@ def test_a_broken_voc_tree_is_told_by_file(tree, mask_rcnn):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ({}, 'give --train-json and --val-json, or --voc'),
-        ({'train_json': 'a.json'}, 'give --train-json and --val-json, or --voc'),
-        ({'voc': '.', 'val_json': 'a.json'}, 'give --train-json and --val-json, or --voc'),
-        ({'voc': '.', 'img_dirs': ['a']}, '--img-dirs goes with --train-json'),
+        ({}, 'give `train_json` and `val_json`, or `voc`'),
+        ({'train_json': 'a.json'}, 'give `train_json` and `val_json`, or `voc`'),
+        ({'voc': '.', 'val_json': 'a.json'}, 'give `train_json` and `val_json`, or `voc`'),
+        ({'voc': '.', 'img_dirs': ['a']}, '`img_dirs` goes with `train_json`'),
         ({'voc': '.'}, 'has neither JPEGImages'),
     ],
 )

@@ -242,4 +242,4 @@ def test_heads_with_another_number_of_classes_are_named(root):
     ]
     (problem,) = find_problems(config(coco(root), model=model), ['train'])
     assert 'bbox_head.1.num_classes is 80 while the data have 2 classes (cat, dog)' in problem
-    assert 'pass --cfg-options model.roi_head.bbox_head.1.num_classes=2' in problem
+    assert 'pass `cfg_options` model.roi_head.bbox_head.1.num_classes=2' in problem

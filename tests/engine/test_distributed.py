@@ -68,5 +68,5 @@ def test_without_a_port_torchrun_finds_one(monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason='with CUDA, MMEngine starts the group')
 @pytest.mark.parametrize('launcher', ['slurm', 'mpi'])
 def test_launchers_that_need_cuda_are_refused_without_it(launcher):
-    with pytest.raises(ValueError, match=f'--launcher {launcher} needs CUDA'):
+    with pytest.raises(ValueError, match=f'`launcher` {launcher} needs CUDA'):
         distributed.prepare_distributed(Config(dict(launcher=launcher)))

@@ -87,7 +87,7 @@ def test_a_missing_checkpoint_is_named_before_anything_is_built(config, option):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='--amp works here')
 def test_amp_without_a_gpu_is_refused(config):
-    with pytest.raises(ValueError, match='--amp needs a GPU'):
+    with pytest.raises(ValueError, match='`amp` needs a GPU'):
         prepare(config, amp=True)
 
 

@@ -86,5 +86,5 @@ def test_pipelines_and_models_of_the_config_are_taken():
 def test_masks_are_refused_before_anything_is_built():
     # Bug: an assertion after the first batch.
     cfg = load_config(DIGITS_CONFIG)
-    with pytest.raises(ValueError, match='--tta: MMDetection merges boxes only'):
+    with pytest.raises(ValueError, match='`tta`: MMDetection merges boxes only'):
         enable_tta(cfg)

@@ -195,7 +195,7 @@ def test_the_tool_writes_a_config_with_weights_that_fit(base, conv, expected, tm
         ('mmdet::_base_/default_runtime.py', 'out.py', {}, 'has no model'),
         ('broken.py', 'out.py', {}, 'broken.py cannot be built: KeyError'),
         (R50, 'out.txt', {}, 'a config is a .py file'),
-        (R50, 'there.py', {}, '--force'),
+        (R50, 'there.py', {}, '`force=True`'),
         (R50, 'out.py', {'conv': 'WSS'}, "conv='WSS' is unknown"),
     ],
 )

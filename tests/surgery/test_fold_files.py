@@ -135,7 +135,9 @@ def test_a_model_that_no_plain_config_describes_is_refused(tmp_path):
     # Bug: a config that gives another model is written, or a half of the files.
     text = NARROW + "model['backbone']['norm_cfg'] = dict(type='mmws.BCN', num_groups=8)\n"
     config, checkpoint = make(tmp_path, text)
-    with pytest.raises(ValueError, match=r'no plain layer does the same as BCN .*--weights-only'):
+    with pytest.raises(
+        ValueError, match=r'no plain layer does the same as BCN .*`weights_only=True`'
+    ):
         fold_files(config, checkpoint, tmp_path / 'out')
     assert not os.listdir(tmp_path / 'out')
     written = fold_files(config, checkpoint, tmp_path / 'out', weights_only=True)

@@ -220,13 +220,13 @@ def test_the_config_of_a_checkpoint_is_run_only_if_trusted(checkpoint, state_dic
     trap = tmp_path / 'trap'
     meta = {'cfg': f'open({str(trap)!r}, "w")\nmodel = dict()\n'}
     torch.save({'state_dict': state_dict, 'meta': meta}, tmp_path / 'x.pth')
-    with pytest.raises(ValueError, match='--trust-checkpoint'):
+    with pytest.raises(ValueError, match='`trust_checkpoint=True`'):
         load_detector(None, tmp_path / 'x.pth')
     assert not trap.exists()
     trusted = load_detector(None, checkpoint, trust_checkpoint=True)
     assert trusted.model.roi_head.test_cfg.max_per_img == 3
     torch.save(state_dict, tmp_path / 'bare.pth')
-    with pytest.raises(ValueError, match='holds no config: give one, --config'):
+    with pytest.raises(ValueError, match='holds no config: give one, `config`'):
         load_detector(None, tmp_path / 'bare.pth', trust_checkpoint=True)
 
 

@@ -7,7 +7,7 @@ import argparse
 
 import mmws.engine  # noqa: F401  (first, as it says what to install)
 from mmws.data.voc import convert_voc, read_class_names
-from mmws.engine.cli import one_line_errors
+from mmws.engine.cli import as_options, one_line_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -44,7 +44,7 @@ def main() -> None:
     with one_line_errors():
         classes = read_class_names(args.classes)
         reports = convert_voc(args.root, args.splits, classes, args.boxes, args.out)
-    print('\n\n'.join(report.text() for report in reports))
+    print(as_options('\n\n'.join(report.text() for report in reports)))
 
 
 if __name__ == '__main__':

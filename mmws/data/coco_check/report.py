@@ -40,7 +40,7 @@ _KINDS = {
     'no_masks': (
         'error',
         'annotations without a mask while the base config trains masks',
-        "add 'segmentation' (a list of polygons, or RLE), or take a --base without a mask head",
+        "add 'segmentation' (a list of polygons, or RLE), or take a `base` without a mask head",
     ),
     'mask_sizes': (
         'error',
@@ -55,12 +55,12 @@ _KINDS = {
     'no_img_dir': (
         'error',
         'its images are in none of the folders tried',
-        'name the folder with --img-dirs',
+        'name the folder with `img_dirs`',
     ),
     'missing_images': (
         'error',
         'image files are missing',
-        'put them there, or name the folder with --img-dirs',
+        'put them there, or name the folder with `img_dirs`',
     ),
     'bad_images': (
         'error',

@@ -16,17 +16,17 @@ BOX_BASE = 'mmws::faster_rcnn/faster_rcnn_r50_gnws.py'
 
 def load_base(base: str | Path) -> dict:
     """Return the base config as a dict; raise ValueError unless it trains on COCO instances."""
-    cfg = read_config(base, name='--base').to_dict()
+    cfg = read_config(base, name='`base`').to_dict()
     for key in ('model', 'train_dataloader', 'val_dataloader', 'val_evaluator', 'train_cfg'):
         if not cfg.get(key):
-            raise ValueError(f'--base {base} has no {key}: take a complete training config')
+            raise ValueError(f'`base` {base} has no {key}: take a complete training config')
     for path, _ in walk(cfg['model'], ('model',)):
         if path[-1] == 'num_things_classes':
-            raise ValueError(f'--base {base} segments things and stuff: take an instance config')
+            raise ValueError(f'`base` {base} segments things and stuff: take an instance config')
     for path, value in walk(cfg['train_dataloader'], ('train_dataloader',)):
         if value and (path[-2:] == ('data_prefix', 'seg') or path[-1] == 'proposal_file'):
             raise ValueError(
-                f'--base {base} trains on {dotted(path[-2:])}, which a COCO instances '
+                f'`base` {base} trains on {dotted(path[-2:])}, which a COCO instances '
                 'file does not have: take another base'
             )
 

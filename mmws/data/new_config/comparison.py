@@ -44,7 +44,7 @@ def rle_errors(cfg: dict, train: CocoReport) -> list[str]:
         return []
     return [
         f'{train.path}: {train.rle_masks} masks are RLE, which the base ignores: convert them to '
-        'polygons, or take a --base without LoadAnnotations(poly2mask=False)'
+        'polygons, or take a `base` without LoadAnnotations(poly2mask=False)'
     ]
 
 

@@ -103,20 +103,20 @@ def new_config(
     out = Path(out)
     _check_arguments(train_json, val_json, img_dirs, base, images_per_gpu, out, epochs, iters, voc)
     if out.exists() and not force:
-        raise FileExistsError(f'{out} exists: give --force to overwrite it, or another --out')
+        raise FileExistsError(f'{out} exists: give `force=True` to overwrite it, or another `out`')
     command = command_line(
         {
-            '--train-json': train_json,
-            '--val-json': val_json,
-            '--img-dirs': img_dirs,
-            '--voc': voc,
-            '--splits': voc and splits,
-            '--classes': classes,
-            '--base': base,
-            '--images-per-gpu': images_per_gpu,
-            '--out': out,
-            '--epochs': epochs,
-            '--iters': iters,
+            'train_json': train_json,
+            'val_json': val_json,
+            'img_dirs': img_dirs,
+            'voc': voc,
+            'splits': voc and splits,
+            'classes': classes,
+            'base': base,
+            'images_per_gpu': images_per_gpu,
+            'out': out,
+            'epochs': epochs,
+            'iters': iters,
         }
     )
     if base is None:
@@ -165,21 +165,21 @@ def _check_arguments(
     """Raise ValueError unless the arguments of :func:`new_config` go together."""
     files = [train_json, val_json]
     if files.count(None) == (0 if voc is not None else 2) or files.count(None) == 1:
-        raise ValueError('give --train-json and --val-json, or --voc')
+        raise ValueError('give `train_json` and `val_json`, or `voc`')
     if voc is not None and img_dirs:
-        raise ValueError('--img-dirs goes with --train-json: the images of --voc are in its folder')
+        raise ValueError('`img_dirs` goes with `train_json`: the images of `voc` are in its folder')
     if out.suffix != '.py':
-        raise ValueError(f'--out {out}: a config is a .py file')
+        raise ValueError(f'`out` {out}: a config is a .py file')
     if base and '::' not in str(base) and os.path.realpath(base) == os.path.realpath(out):
-        raise ValueError(f'--base and --out are both {out}: give another --out')
-    for option, value in (
-        ('--images-per-gpu', images_per_gpu),
-        ('--epochs', epochs),
-        ('--iters', iters),
+        raise ValueError(f'`base` and `out` are both {out}: give another `out`')
+    for argument, value in (
+        ('images_per_gpu', images_per_gpu),
+        ('epochs', epochs),
+        ('iters', iters),
     ):
         if value is not None and value < 1:
-            raise ValueError(f'{option} {value}: must be at least 1')
+            raise ValueError(f'`{argument}` {value}: must be at least 1')
     if epochs and iters:
-        raise ValueError('give --epochs or --iters, not both')
+        raise ValueError('give `epochs` or `iters`, not both')
     if img_dirs and len(img_dirs) > 2:
-        raise ValueError(f'--img-dirs takes one or two folders, got {len(img_dirs)}')
+        raise ValueError(f'`img_dirs` takes one or two folders, got {len(img_dirs)}')

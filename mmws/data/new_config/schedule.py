@@ -46,7 +46,7 @@ def make_schedule(
     if not base_total:
         raise ValueError('the base has neither train_cfg.max_epochs nor train_cfg.max_iters')
     if iters and unit == 'epochs':
-        raise ValueError('--iters is for a base that counts iterations: give --epochs')
+        raise ValueError('`iters` is for a base that counts iterations: give `epochs`')
 
     steps_per_epoch = math.ceil(images / images_per_gpu)
     if unit == 'epochs':

@@ -15,11 +15,11 @@ from .model import classes_of_base, model_override
 from .schedule import Schedule, as_list, make_schedule
 
 
-def command_line(options: dict[str, Any]) -> str:
-    """Return the command line with those options that have a value."""
+def command_line(arguments: dict[str, Any]) -> str:
+    """Return the command line of the tool with those arguments that have a value."""
     lines = [
-        ' '.join([option, *(shlex.quote(str(value)) for value in as_list(values))])
-        for option, values in options.items()
+        ' '.join([f'--{name.replace("_", "-")}', *(shlex.quote(str(v)) for v in as_list(values))])
+        for name, values in arguments.items()
         if values is not None
     ]
     return ' \\\n        '.join(['python tools/new_config.py', *lines])

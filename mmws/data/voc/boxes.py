@@ -36,7 +36,7 @@ class BoxReader:
             name = (item.findtext('name') or '').strip()
             if name not in self.labels:
                 raise BrokenFileError(
-                    f'{path}: unknown class {name!r}: name it in --classes, or correct the file'
+                    f'{path}: unknown class {name!r}: name it in `classes`, or correct the file'
                 )
             box = item.find('bndbox')
             corners = [read_number(box, side) for side in ('xmin', 'ymin', 'xmax', 'ymax')]

@@ -116,13 +116,13 @@ def convert_voc(
     repeated = [name for name, count in Counter(classes).items() if count > 1]
     if repeated or not 0 < len(classes) < VOID:
         raise ValueError(
-            f'--classes: {repeated[0]!r} is named twice'
+            f'`classes`: {repeated[0]!r} is named twice'
             if repeated
-            else f'--classes: 1 to {VOID - 1} names are wanted, got {len(classes)}'
+            else f'`classes`: 1 to {VOID - 1} names are wanted, got {len(classes)}'
         )
     splits = list(dict.fromkeys(splits))
     if not splits:
-        raise ValueError('--splits: name at least one split')
+        raise ValueError('`splits`: name at least one split')
     tree = open_tree(Path(root), classes, boxes)
     out_dir = Path(root, 'annotations') if out_dir is None else Path(out_dir)
     outputs = [out_dir / f'{tree.kind}_{split}.json' for split in splits]
@@ -196,7 +196,7 @@ def _require_replaceable(path: Path) -> None:
     with path.open('rb') as file:
         head = file.read(200)
     if _DESCRIPTION.encode() not in head:
-        raise FileExistsError(f'{path} exists and is not of this converter: give another --out')
+        raise FileExistsError(f'{path} exists and is not of this converter: give another `out`')
 
 
 def _write_all(contents: dict[str, dict]) -> None:

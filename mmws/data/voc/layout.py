@@ -67,7 +67,7 @@ def read_class_names(names: Sequence[str] | None) -> tuple[str, ...] | None:
         try:
             lines = Path(names[0]).read_text(encoding='utf-8-sig').splitlines()
         except UnicodeError:
-            raise ValueError(f'--classes {names[0]}: give a text file, one name a line') from None
+            raise ValueError(f'`classes` {names[0]}: give a text file, one name a line') from None
         names = [line.strip() for line in lines if line.strip()]
     return tuple(names)
 

@@ -54,7 +54,7 @@ class MaskReader:
         if label >= len(self.classes):
             raise BrokenFileError(
                 f'{path}: unknown class {label + 1} of {len(self.classes)}: name all classes with '
-                '--classes, in the order of their labels'
+                '`classes`, in the order of their labels'
             )
         return label
 

@@ -45,6 +45,6 @@ class SbdReader:
         if unknown:
             raise BrokenFileError(
                 f'{path}: unknown class {unknown[0]} of {len(self.classes)}: name all classes with '
-                '--classes, in the order of their labels'
+                '`classes`, in the order of their labels'
             )
         return Contents(objects_of_labels(instance_map, ids, labels), pixels=instance_map.size)

@@ -52,7 +52,7 @@ def _names(tree: VocTree, split: str, files: Container[str], problems: list[str]
         lines = path.read_text(encoding='utf-8-sig').splitlines()  # Windows' editors mark UTF-8
     except (OSError, UnicodeError) as error:
         others = sorted(p.stem for p in tree.lists.glob('*.txt'))
-        remedy = f'--splits takes {", ".join(others)}' if others else 'write one image name a line'
+        remedy = f'`splits` takes {", ".join(others)}' if others else 'write one image name a line'
         reason = getattr(error, 'strerror', None) or error
         problems.append(f'{path}: cannot be read ({reason}): {remedy}')
         return []

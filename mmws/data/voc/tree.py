@@ -36,7 +36,7 @@ def open_tree(root: Path, classes: tuple[str, ...], boxes: bool | None) -> VocTr
     """Return the tree in a folder; see :func:`convert_voc` for the arguments and errors."""
     if is_sbd(root):
         if boxes:
-            raise ValueError(f'--boxes: {root} is SBD, which has masks only')
+            raise ValueError(f'`boxes`: {root} is SBD, which has masks only')
         return VocTree('instances', root / 'img', root, classes, SbdReader(root, classes))
     if not is_voc(root):
         inner = [p for p in _folders_in(root) if is_voc(p) or is_sbd(p)]
@@ -52,7 +52,7 @@ def open_tree(root: Path, classes: tuple[str, ...], boxes: bool | None) -> VocTr
     if not has_masks(root):
         raise FileNotFoundError(
             f'{root} has no SegmentationObject, which masks are read from: for boxes alone take '
-            '--boxes, or a --base without a mask head'
+            '`boxes=True`, or a `base` without a mask head'
         )
     lists = root / 'ImageSets' / 'Segmentation'
     return VocTree('instances', root / 'JPEGImages', lists, classes, MaskReader(root, classes))

@@ -1,0 +1,91 @@
+"""The language of messages: arguments in the library, options on the command line."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from mmws.data.errors import DataError
+from mmws.engine.cli import as_options, one_line_errors
+
+ROOT = Path(__file__).parents[2]
+LIBRARY = sorted(
+    path
+    for path in (ROOT / 'mmws').rglob('*.py')
+    if path.relative_to(ROOT / 'mmws').as_posix() not in ('engine/cli.py', 'engine/launch.py')
+    and '.mim' not in path.parts
+)
+# A message that tells a command to run has the options of that command.
+COMMAND = re.compile(r'pip (un)?install|--no-binary|python tools/|^ --(boxes|root|splits) ?$')
+
+
+def strings(path):
+    """Yield the texts in a file, without docstrings."""
+    tree = ast.parse(path.read_text(encoding='utf-8'))
+    statements = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if is_text and id(node) not in statements:
+            yield node.value
+
+
+def options():
+    """Return the options of all tools, as they are declared."""
+    declared = [*(ROOT / 'tools').rglob('*.py'), ROOT / 'mmws' / 'engine' / 'cli.py']
+    return {text for path in declared for text in strings(path) if re.fullmatch('--[a-z-]+', text)}
+
+
+@pytest.mark.parametrize(
+    ('message', 'printed'),
+    [
+        ('give another `out_dir`', 'give another --out-dir'),
+        ('give `force=True` to overwrite it', 'give --force to overwrite it'),
+        ('`launcher` slurm needs CUDA', '--launcher slurm needs CUDA'),
+        ('pass `cfg_options` model.depth=3', 'pass --cfg-options model.depth=3'),
+        ('run `python tools/doctor.py`', 'run `python tools/doctor.py`'),
+        ('`pip install "mmws[eval]"`', '`pip install "mmws[eval]"`'),
+        ('`_base_` is missing', '`_base_` is missing'),
+        ('no argument', 'no argument'),
+    ],
+)
+def test_arguments_are_printed_as_options_and_nothing_else_is(message, printed):
+    assert as_options(message) == printed
+
+
+@pytest.mark.parametrize('error', [ValueError, FileExistsError])
+def test_a_tool_tells_a_mistake_in_its_own_words(error):
+    with (
+        pytest.raises(SystemExit, match=r'^error: give --force or another --out-dir$'),
+        one_line_errors(),
+    ):
+        raise error('give `force=True`\nor another `out_dir`')
+
+
+def test_every_problem_in_the_data_is_told_in_the_words_of_the_tool():
+    with pytest.raises(SystemExit, match=r'^error: a --base\nerror: an --out$'), one_line_errors():
+        raise DataError(['a `base`', 'an `out`'])
+
+
+def test_the_library_does_not_name_options():
+    # Bug: a function says `give --force` to somebody who calls it from Python.
+    found = [
+        f'{path.relative_to(ROOT)}: {text!r}'
+        for path in LIBRARY
+        for text in strings(path)
+        if re.search(r'(?<![\w-])--[a-z]', text) and not COMMAND.search(text)
+    ]
+    assert found == []
+
+
+def test_every_argument_in_a_message_is_an_option_of_a_tool():
+    # Bug: an argument or an option is renamed, and a tool asks for an option that it does not have.
+    named = {
+        option
+        for path in LIBRARY
+        for text in strings(path)
+        for option in re.findall(r'--[a-z-]+', as_options(text))
+        if not COMMAND.search(text)
+    }
+    assert {'--out-dir', '--force', '--cfg-options'} <= named
+    assert named - options() == set()

@@ -164,6 +164,7 @@ class ResNetV2(BaseModule):
                 )
                 channels = out_channels
             self.stages.append(nn.Sequential(OrderedDict(blocks=blocks)))
+        # The norm before the last stage's output; stages before it are normalized by the next one.
         self.norm = _norm(norm_cfg, channels) if num_stages == 4 else None
         self._freeze()
 
@@ -174,7 +175,7 @@ class ResNetV2(BaseModule):
         for i, stage in enumerate(self.stages):
             x = stage(x)
             if i in self.out_indices:
-                outs.append(x if i < 3 else F.relu(self.norm(x)))
+                outs.append(x if i < 3 or self.norm is None else F.relu(self.norm(x)))
         return tuple(outs)
 
     def train(self, mode: bool = True) -> ResNetV2:

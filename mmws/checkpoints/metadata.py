@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from mmws.compat.mmengine_private import swaps_channels
 from mmws.functional import Standardize
 from mmws.layers import BCN, WeightFunctionMixin
 
@@ -90,9 +91,8 @@ def normalization_of(model: nn.Module) -> dict[str, Any] | None:
     return dict(
         mean=mean.flatten().tolist(),
         std=std.flatten().tolist(),
-        # MMEngine keeps one flag for both directions; MMDetection reads images as BGR, so a set
-        # flag means BGR to RGB.
-        bgr_to_rgb=bool(getattr(preprocessor, '_channel_conversion', False)),
+        # MMDetection reads images as BGR, so they are swapped from BGR to RGB.
+        bgr_to_rgb=swaps_channels(preprocessor),
     )
 
 
@@ -186,7 +186,8 @@ def has_filters(layer: nn.Module) -> bool:
 
 
 def _parametrization(function: Any, extra_parameters: tuple[str, ...] = ()) -> Parametrization:
-    arguments = dataclasses.asdict(function) if dataclasses.is_dataclass(function) else {}
+    has_fields = dataclasses.is_dataclass(function) and not isinstance(function, type)
+    arguments = dataclasses.asdict(function) if has_fields else {}
     return Parametrization(type(function).__name__, tuple(arguments.items()), extra_parameters)
 
 

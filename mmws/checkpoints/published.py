@@ -149,7 +149,8 @@ DETECTORS: tuple[Published, ...] = (
 )
 # fmt: on
 
-# What the weights of each conv may be taken for: AWS and WN start from plain weights as they are.
+# For each weight function the one that weights must have been trained with: AWS and WN compute
+# exactly what plain weights do.
 _SERVES = {'WS': 'WS', None: None, 'AWS': None, 'WN': None}
 
 
@@ -166,12 +167,12 @@ def find_pretrained(
         norm: ``'GN'``.
 
     Returns:
-        The first that fits :data:`BACKBONES`, None if there is none.
+        The first of :data:`BACKBONES` that fits, None if there is none.
     """
-    arch = _architecture(backbone_cfg)
-    if arch is None or conv not in _SERVES:
+    architecture = _architecture(backbone_cfg)
+    if architecture is None or conv not in _SERVES:
         return None
-    wanted = (*arch, _SERVES[conv], norm)
+    wanted = (*architecture, _SERVES[conv], norm)
     for published in BACKBONES:
         p = published
         if (p.type, p.depth, p.groups, p.base_width, p.conv, p.norm) == wanted:
@@ -189,7 +190,7 @@ def lookup(name: str) -> Published | None:
     return None
 
 
-def _architecture(cfg: Mapping[str, Any]) -> tuple[str, int, int, int] | None:
+def _architecture(cfg: Mapping[str, Any]) -> tuple[Any, ...] | None:
     """Return type, depth, groups and width, None if it is no ResNet as published."""
     cfg = dict(cfg)
     kind = str(cfg.get('type')).rpartition('.')[2]

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Optional
+from typing import Any, Optional
 
 from mmengine.config import Config, DictAction
 
@@ -129,7 +129,13 @@ def prepare_test(args: argparse.Namespace) -> Config:
 
 
 class _Options(DictAction):
-    def __call__(self, parser, namespace, values, option_string=None):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: Optional[str] = None,
+    ) -> None:
         for value in values:
             if '=' not in value:
                 parser.error(f'{option_string} takes KEY=VALUE, got {value!r}')

@@ -134,7 +134,7 @@ def train(cfg: Config) -> Any:
     return model
 
 
-def unwrap(model: torch.nn.Module) -> torch.nn.Module:
+def unwrap(model: Any) -> torch.nn.Module:
     """Return a model without its wrapper for parallel training."""
     return model.module if is_model_wrapper(model) else model
 

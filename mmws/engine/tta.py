@@ -30,7 +30,7 @@ def enable_tta(cfg: Config) -> None:
             '`tta`: MMDetection merges boxes only, and the model of the config predicts masks'
         )
     for _, dataset in datasets(cfg.test_dataloader.dataset):
-        dataset.pipeline = cfg.get('tta_pipeline') or _mirrored(dataset.pipeline)
+        dataset['pipeline'] = cfg.get('tta_pipeline') or _mirrored(dataset['pipeline'])
     cfg.model = dict(copy.deepcopy(cfg.get('tta_model') or _MODEL), module=cfg.model)
 
 

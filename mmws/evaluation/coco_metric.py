@@ -46,6 +46,9 @@ class CocoMetric(MMDetCocoMetric):
         ValueError: if ``pr_curves`` does not end in that of a picture format.
     """
 
+    _coco_api: Any  # MMDetection's COCO; None until annotations without a file are converted.
+    cat_ids: Any  # Ids of the classes; None until the first evaluation.
+
     def __init__(self, *args: Any, pr_curves: Optional[str] = None, **kwargs: Any) -> None:
         if pr_curves is not None:
             require_picture(pr_curves)
@@ -117,7 +120,7 @@ class CocoMetric(MMDetCocoMetric):
         """Log a table with a row for each class; return its first column."""
         precision = evaluation.precision[..., -1]
         thrs = list(np.round(evaluation.iou_thrs, 6))
-        columns = {'mAP': (slice(None), 0)}
+        columns: dict[str, tuple[slice | int, int]] = {'mAP': (slice(None), 0)}
         columns.update({f'mAP_{t * 100:.0f}': (thrs.index(t), 0) for t in (0.5, 0.75) if t in thrs})
         columns.update({f'mAP_{size}': (slice(None), i) for i, size in enumerate('sml', start=1)})
         # By id, while labels are in the order of the file.

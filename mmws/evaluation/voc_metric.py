@@ -53,7 +53,7 @@ class VOCMetric(CocoMetric):
             found = evaluate_voc(
                 self._coco_api, predictions, iou_type, cat_ids=self.cat_ids, iou_thrs=iou_thrs
             )
-            columns = {}
+            columns: dict[str, list[float]] = {}
             for iou_thr, classes in found.items():
                 name = f'{iou_type}_AP{"r" if iou_type == "segm" else ""}{iou_thr * 100:.0f}'
                 columns[name] = [result.area for result in classes]
@@ -67,9 +67,9 @@ class VOCMetric(CocoMetric):
                     'detections': [result.num_dets for result in classes],
                 }
                 names = [category['name'] for category in self._coco_api.load_cats(self.cat_ids)]
-                columns = {**counts, **columns}
-                rows = zip(names, zip(*columns.values()))
-                log_table(f'{iou_type} by class, VOC', ['category', *columns], rows)
+                table = {**counts, **columns}
+                rows = zip(names, zip(*table.values()))
+                log_table(f'{iou_type} by class, VOC', ['category', *table], rows)
         return metrics
 
 

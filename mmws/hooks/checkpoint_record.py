@@ -12,6 +12,7 @@ from mmws.checkpoints import (
     check_weights,
     describe_weights,
 )
+from mmws.compat.mmengine_private import is_resuming, loads_from
 from mmws.registry import HOOKS
 
 
@@ -37,12 +38,12 @@ class CheckpointRecordHook(Hook):
         checkpoint['meta'][META_KEY] = describe_weights(_model(runner))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if runner._resume:
-            weights = Checkpoint.of(checkpoint, str(runner._load_from)).weights
+        if is_resuming(runner):
+            weights = Checkpoint.of(checkpoint, str(loads_from(runner))).weights
             check_weights(_model(runner), weights, strict=True)
 
     def before_train(self, runner: Runner) -> None:
-        if not runner._load_from:
+        if loads_from(runner) is None:
             check_normalization(_model(runner))
 
 

@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmws.checkpoints import Checkpoint
+from mmws.compat.mmengine_private import loads_from
 from mmws.config.tree import init_cfgs, kind
 from mmws.layers import init_weight_norm
 from mmws.registry import HOOKS
@@ -35,7 +36,7 @@ class WeightNormInitHook(Hook):
         self.done = False
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        for key in Checkpoint.of(checkpoint, str(runner._load_from)).weights:
+        for key in Checkpoint.of(checkpoint, str(loads_from(runner))).weights:
             module, _, parameter = key.rpartition('.')
             if module and parameter in ('weight', 'weight_g'):
                 self.keep.add(module)
@@ -58,7 +59,7 @@ def _is_pretrained(module: nn.Module) -> bool:
     return any(kind(cfg) == 'Pretrained' for cfg in init_cfgs(module))
 
 
-def _forward_loss(model: nn.Module, data_batch: Any) -> Any:
+def _forward_loss(model: Any, data_batch: Any) -> Any:
     # A copy: preprocessors and losses change annotations in place.
     data = model.data_preprocessor(copy.deepcopy(data_batch), training=True)
     if isinstance(data, dict):

@@ -35,31 +35,39 @@ class Run(NamedTuple):
 
 
 def find_run(model: nn.Module, config: dict) -> Run:
-    """Return the smallest run that works; raise what the smallest of all raised if none does.
+    """Return the smallest run that works.
 
     Args:
-        model: The model. It is left with gradients, and its running statistics changed.
+        model: The model. Afterwards its parameters have gradients, and running statistics differ.
         config: Its config.
+
+    Raises:
+        Exception: what the model raises on the smallest images, if it raises on all sizes.
     """
-    first = None
+    first: Exception | None = None
     for size in SIZES:
+        # An error of this module must not pass for one of the model: make the data outside of try.
+        training_batch, batch = tiny_batch(config, size, training=True), tiny_batch(config, size)
         try:
-            trains = _try_training(model, config, size)
-            return Run(size, find_mode(model, config, size), trains)
-        except Exception as error:  # each model fails in its own way
+            trains = _has_training_step(model, training_batch)
+            mode = _find_mode(model, batch)
+        except Exception as error:  # Images too small for a model make it raise any kind of error.
             first = first or error
+        else:
+            return Run(size, mode, trains)
+    assert first is not None  # because SIZES is not empty
     raise first
 
 
-def find_mode(model: nn.Module, config: dict, size: int) -> str:
+def _find_mode(model: nn.Module, batch: dict[str, Any]) -> str:
     """Return a mode of ``forward`` that gives outputs to compare, raw ones if possible."""
     try:
-        outputs = infer(model, config, size, 'tensor')
-        if any(t.numel() for t in tensors_of(outputs)):
-            return 'tensor'
-    except Exception:  # not every model has this mode
-        pass
-    infer(model, config, size, 'predict')
+        outputs = _infer(model, batch, 'tensor')
+    except Exception:  # A model without this mode raises any kind of error.
+        outputs = None
+    if any(t.numel() for t in tensors_of(outputs)):
+        return 'tensor'
+    _infer(model, batch, 'predict')
     return 'predict'
 
 
@@ -69,12 +77,17 @@ def train_step(model: nn.Module, config: dict, size: int) -> None:
     Raises:
         FloatingPointError: if they are not finite.
     """
+    _train_step(model, tiny_batch(config, size, training=True))
+
+
+def _train_step(model: Any, batch: dict[str, Any]) -> None:
     _seed()
     model.train()
     model.zero_grad()
-    for counter in ('iter', 'epoch'):  # some losses and assigners are warmed up
+    # Losses and assigners with a warm-up ask the hub how far the training is.
+    for counter in ('iter', 'epoch'):
         MessageHub.get_current_instance().update_info(counter, 0)
-    data = model.data_preprocessor(tiny_batch(config, size, training=True), True)
+    data = model.data_preprocessor(batch, True)
     loss, _ = model.parse_losses(model(**data, mode='loss'))
     if not loss.isfinite():
         raise FloatingPointError(f'the loss is {loss.item()}')
@@ -84,12 +97,24 @@ def train_step(model: nn.Module, config: dict, size: int) -> None:
             raise FloatingPointError(f'the gradient of {name} is not finite')
 
 
-@torch.no_grad()
 def infer(model: nn.Module, config: dict, size: int, mode: str) -> Any:
-    """Return the outputs in evaluation, ``mode`` being ``'tensor'`` or ``'predict'``."""
+    """Return the outputs of a model in evaluation on a tiny batch.
+
+    Args:
+        model: The model.
+        config: Its config.
+        size: Height and width of the images.
+        mode: Mode of its ``forward``: ``'tensor'`` or ``'predict'``.
+    """
+    return _infer(model, tiny_batch(config, size), mode)
+
+
+@torch.no_grad()
+def _infer(model: Any, batch: dict[str, Any], mode: str) -> Any:
     _seed()
     model.eval()
-    data = model.data_preprocessor(tiny_batch(config, size), False)
+    # Preprocessors and losses may change samples in place, and a batch is used more than once.
+    data = model.data_preprocessor(copy.deepcopy(batch), False)
     return model(**data, mode=mode)
 
 
@@ -102,26 +127,28 @@ def compare_outputs(first: nn.Module, second: nn.Module, config: dict) -> float:
         config: Config of either.
 
     Raises:
-        Exception: whatever the first model raises on the smallest image, if it takes no size.
+        Exception: what the first model raises on the smallest images, if it raises on all sizes.
     """
-    error = None
+    smallest: Exception | None = None
     for size in SIZES:
+        batch = tiny_batch(config, size)
         try:
-            modes = {find_mode(first, config, size), 'predict'}
-        except Exception as raised:  # each model fails in its own way
-            error = error or raised
+            modes = {_find_mode(first, batch), 'predict'}
+        except Exception as error:  # Images too small for a model make it raise any kind of error.
+            smallest = smallest or error
             continue
         return max(
-            max_difference(infer(second, config, size, mode), infer(first, config, size, mode))
+            max_difference(_infer(second, batch, mode), _infer(first, batch, mode))
             for mode in modes
         )
-    raise error
+    assert smallest is not None  # because SIZES is not empty
+    raise smallest
 
 
-def _try_training(model: nn.Module, config: dict, size: int) -> bool:
+def _has_training_step(model: nn.Module, batch: dict[str, Any]) -> bool:
     try:
-        train_step(model, config, size)
-    except NotImplementedError:  # of trackers, which join what was trained before
+        _train_step(model, batch)
+    except NotImplementedError:  # Trackers raise it: their parts are trained separately.
         return False
     return True
 

@@ -55,7 +55,7 @@ _COMPARABLE = (
 
 def _ignored(model: nn.Module) -> set[str]:
     """Return keys and layers that the layers themselves handle when they are loaded."""
-    ignored = set()
+    ignored: set[str] = set()
     for name, layer in named_layers(model):
         if isinstance(layer, WeightFunctionMixin):
             ignored.update(f'{name}.{extra}' for extra in layer.beside_weight)

@@ -47,7 +47,7 @@ class Origin(NamedTuple):
         """Return how the images of the training were normalized, None if that is unknown."""
         if self.metadata is not None:
             return self.metadata.data_preprocessor
-        return self.published and self.published.data_preprocessor
+        return None if self.published is None else self.published.data_preprocessor
 
 
 @lru_cache(maxsize=8)  # because checks ask for the origin of every layer

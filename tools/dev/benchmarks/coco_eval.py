@@ -22,6 +22,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import Any
 from unittest import mock
 
 import cv2
@@ -109,7 +110,7 @@ def recorded_stats() -> Iterator[list]:
     """Collect the unrounded twelve numbers of each evaluation by mmws."""
     found = []
 
-    def evaluate(*args, **kwargs):
+    def evaluate(*args: Any, **kwargs: Any) -> coco_eval.CocoResult:
         evaluation = coco_eval.evaluate_coco(*args, **kwargs)
         found.append(evaluation.stats)
         return evaluation
@@ -123,7 +124,7 @@ def run(kind: type, path: str, predictions: 'list[dict]') -> 'tuple[float, float
     with contextlib.redirect_stdout(io.StringIO()), recorded_stats() as stats:
         metric = kind(ann_file=path, metric=['bbox', 'segm'], metric_items=ITEMS)
         metric.dataset_meta = {'classes': [f'class {i}' for i in range(CLASSES)]}
-        results = [({}, prediction) for prediction in predictions]
+        results: list[tuple[dict, dict]] = [({}, prediction) for prediction in predictions]
         start = np.array([time.perf_counter(), time.process_time()])
         metrics = metric.compute_metrics(results)
         seconds, cpu_seconds = [time.perf_counter(), time.process_time()] - start
@@ -144,7 +145,7 @@ def main() -> None:
 
     MMLogger.get_current_instance().setLevel(logging.WARNING)
     data, predictions = make_data(args.images, args.detections, args.seed)
-    found = {}
+    found: dict[str, tuple[float, float, np.ndarray]] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, 'annotations.json')
         with open(path, 'w') as file:

@@ -28,8 +28,9 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import mmdet
@@ -44,7 +45,7 @@ from torchvision.models import resnet50
 
 import mmws.layers
 
-CONTESTANTS = {
+CONTESTANTS: dict[str, dict[str, Any]] = {
     'plain': {'type': 'Conv2d'},
     'mmws ConvWS': {'type': 'mmws.ConvWS'},
     'mmws ConvWS, BiT form': {
@@ -63,7 +64,7 @@ MASK_RCNN = '.mim/configs/gn+ws/mask-rcnn_r50_fpn_gn-ws-all_2x_coco.py'
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what is freed, where the C library is glibc."""
+    """Make glibc keep freed memory for the process; other C libraries are left as they are."""
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
     if mallopt is not None:
         m_trim_threshold, m_mmap_max = -1, -4
@@ -125,7 +126,7 @@ def mask_rcnn_step(size: int) -> Callable[[nn.Module], Tensor]:
 
     inputs = demo_mm_inputs(1, [(3, size, size)], num_items=[4], num_classes=80, with_mask=True)
 
-    def loss(model: nn.Module) -> Tensor:
+    def loss(model: Any) -> Tensor:
         torch.manual_seed(0)  # the same proposals are sampled in every turn
         data = model.data_preprocessor(inputs, training=True)
         return model.parse_losses(model(**data, mode='loss'))[0]
@@ -139,12 +140,12 @@ def clear_gradients(model: nn.Module) -> None:
         parameter.grad = None
 
 
-def convolutions(model: nn.Module) -> list[nn.Module]:
+def convolutions(model: nn.Module) -> list[nn.Conv2d]:
     """Return the convolutions of a model."""
     return [m for m in model.modules() if isinstance(m, nn.Conv2d)]
 
 
-def effective_weights(layers: list[nn.Module]) -> list[Tensor]:
+def effective_weights(layers: list[Any]) -> list[Tensor]:
     """Let every layer make the weight it computes with, by its own code."""
     if isinstance(layers[0], mmws.layers.WeightFunctionMixin):
         return [layer.effective_weight() for layer in layers]
@@ -153,7 +154,7 @@ def effective_weights(layers: list[nn.Module]) -> list[Tensor]:
 
 
 def turns(
-    contestants: dict[str, Callable[[], object]], rounds: int, before: Callable[[str], None]
+    contestants: Mapping[str, Callable[[], Any]], rounds: int, before: Callable[[str], None]
 ) -> dict[str, dict[str, float]]:
     """Time the contestants in turn: medians, quartiles and paired ratios to the first, in ms."""
     names = list(contestants)
@@ -190,7 +191,8 @@ def time_filters(models: dict[str, nn.Module], rounds: int) -> dict[str, dict[st
     def evaluate(name: str) -> None:
         torch.autograd.backward(effective_weights(layers[name]), grads)
 
-    contestants = {'floor': floor, **{n: functools.partial(evaluate, n) for n in layers}}
+    contestants: dict[str, Callable[[], None]] = {'floor': floor}
+    contestants.update({name: functools.partial(evaluate, name) for name in layers})
     return turns(contestants, rounds, lambda name: clear_gradients(models.get(name, nn.Module())))
 
 
@@ -198,9 +200,11 @@ def time_training(
     models: dict[str, nn.Module], loss: Callable[[nn.Module], Tensor], rounds: int
 ) -> dict[str, dict[str, float]]:
     """Time forward and backward of the models."""
-    contestants = {
-        name: lambda model=model: loss(model.train()).backward() for name, model in models.items()
-    }
+
+    def step(model: nn.Module) -> None:
+        loss(model.train()).backward()
+
+    contestants = {name: functools.partial(step, model) for name, model in models.items()}
     return turns(contestants, rounds, lambda name: clear_gradients(models[name]))
 
 
@@ -240,7 +244,9 @@ class CallCounter(TorchDispatchMode):
         super().__init__()
         self.calls = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         returns = func._schema.returns
         self.calls += not any(r.alias_info and not r.alias_info.is_write for r in returns)
         return func(*args, **(kwargs or {}))

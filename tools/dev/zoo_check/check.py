@@ -81,7 +81,7 @@ def tiny_config(model: dict) -> ConfigDict:
 
 
 def _tiny(path: KeyPath, value: Any) -> Any:
-    key = path[-1]
+    key = str(path[-1])
     if isinstance(value, dict) and (key == 'init_cfg' or kind(value) == 'Pretrained'):
         return DROP if 'checkpoint' in value else value
     if key in _DROPPED:

@@ -155,7 +155,7 @@ def one_line(error: BaseException) -> str:
 
 @dataclass
 class _Job:
-    process: multiprocessing.Process
+    process: multiprocessing.process.BaseProcess
     connection: Connection
     deadline: float
     result: dict[str, Any] = field(default_factory=dict)

@@ -2,14 +2,13 @@
 
 import ast
 import re
-from pathlib import Path
 
 import pytest
 
 from mmws.data.errors import DataError
 from mmws.engine.cli import as_options, one_line_errors
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 LIBRARY = sorted(
     path
     for path in (ROOT / 'mmws').rglob('*.py')

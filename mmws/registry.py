@@ -1,7 +1,7 @@
 """Child registries of MMEngine's, scope ``mmws``.
 
-``type='mmws.ConvWS'`` in any config makes MMEngine import this module by the name of the scope;
-``locations`` then imports the modules that fill the registry. So no ``custom_imports`` is needed.
+For ``type='mmws.ConvWS'`` in a config, MMEngine imports this module by the name of the scope, and
+then the modules in ``locations``, which register the classes. Configs need no ``custom_imports``.
 
 Where MMEngine is not installed, the names of the layers are kept without it, for
 :func:`mmws.convert`; building from configs then asks for MMEngine.

@@ -21,18 +21,19 @@ _BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 class PreActBottleneck(nn.Module):
     r"""Bottleneck block whose norms and ReLUs come before its convolutions.
 
-    `arXiv 1603.05027 <https://arxiv.org/abs/1603.05027>`_, figure 4e, with the stride in the
-    3 × 3 convolution. A block that changes resolution or channels also projects the activated input
-    onto its shortcut.
+    The block is that of `arXiv 1603.05027 <https://arxiv.org/abs/1603.05027>`_, figure 4e, with the
+    stride in the 3 × 3 convolution. In a block that changes resolution or channels, the shortcut is
+    a 1 × 1 convolution (projection) of the normalized and activated input.
 
     Args:
         in_channels: ``C`` of the input :math:`(N, C, H, W)`.
         out_channels: ``C'`` of the output
             :math:`(N, C', \lceil H / stride \rceil, \lceil W / stride \rceil)`.
-        stride: Of the 3 × 3 convolution and the projection.
-        conv_cfg: Type of convolution.
-        norm_cfg: Type of norm.
-        with_cp: Keep the input only, and compute the block again in the backward pass.
+        stride: Stride of the 3 × 3 convolution and the projection.
+        conv_cfg: Config of the convolutions.
+        norm_cfg: Config of the norms.
+        with_cp: Keep only the input for the backward pass, which computes the block again
+            (activation checkpointing).
     """
 
     def __init__(
@@ -85,28 +86,30 @@ class ResNetV2(BaseModule):
             init_cfg=dict(type='Pretrained', checkpoint='resnetv2_50x1_bit.pth'),
         )
 
-    They were trained on RGB with ``mean = std = [127.5, 127.5, 127.5]``, which
-    ``model.data_preprocessor`` must say.
+    timm's weights were trained on RGB images with ``mean = std = [127.5, 127.5, 127.5]``, so
+    ``model.data_preprocessor`` must have these settings.
 
-    Outputs are those of the stages at ``out_indices``, with strides 4, 8, 16 and 32 and
-    256 w, 512 w, 1024 w and 2048 w channels, for ``w = width_factor``. The network's final norm and
-    ReLU are applied to the last stage's; the others are sums that no norm has seen, so let a norm
-    follow the first convolution that takes them, as in an FPN with ``norm_cfg``.
+    The outputs are those of the stages at ``out_indices``, with strides 4, 8, 16 and 32 and
+    256 w, 512 w, 1024 w and 2048 w channels, for ``w = width_factor``. The final norm and ReLU of
+    the network are applied to the output of the last stage. The outputs of the other stages are
+    sums of residuals without a norm, so a norm should follow the first convolution that takes them,
+    as in an FPN with ``norm_cfg``.
 
     Args:
         depth: 50, 101 or 152.
-        width_factor: Multiple of the channels, 1 to 4 in BiT.
-        in_channels: Of the images.
-        out_indices: Stages to put out, 0 to 3, ascending. Later stages are not built.
-        frozen_stages: Stages whose parameters do not train, with the stem: -1 for none, 0 for
-            the stem alone, up to 4.
-        with_cp: Compute blocks again in the backward pass, to save memory.
-        conv_cfg: Type of convolution, by default WS in BiT's form.
-        norm_cfg: Type of norm.
-        init_cfg: How to initialize; by default random, as He et al. have it.
+        width_factor: Factor of the number of channels, 1 to 4 in BiT.
+        in_channels: Channels of the images.
+        out_indices: Stages whose outputs to return, 0 to 3, ascending. Stages after the last of
+            them are not built.
+        frozen_stages: Number of stages that do not train; the stem then does not train either.
+            -1 freezes nothing, 0 the stem alone.
+        with_cp: Compute blocks again in the backward pass, which saves memory.
+        conv_cfg: Config of the convolutions; by default WS with BiT's variance and eps.
+        norm_cfg: Config of the norms; by default GN with 32 groups.
+        init_cfg: How to initialize; by default He initialization, ``fan_out``.
 
     Raises:
-        ValueError: if ``depth``, ``out_indices`` or ``frozen_stages`` is not one of these.
+        ValueError: if ``depth``, ``out_indices`` or ``frozen_stages`` is out of these ranges.
     """
 
     def __init__(
@@ -145,7 +148,8 @@ class ResNetV2(BaseModule):
         norm_cfg = norm_cfg or dict(type='mmws.GN', num_groups=32)
 
         channels = 64 * width_factor
-        # Zeros beyond the border count in the pooling, as in the TensorFlow original.
+        # TensorFlow, in which BiT was trained, pools zeros beyond the border; max pooling with
+        # PyTorch's padding would ignore them.
         self.stem = nn.Sequential(
             OrderedDict(
                 conv=_conv(conv_cfg, in_channels, channels, 7, 2),
@@ -164,7 +168,7 @@ class ResNetV2(BaseModule):
                 )
                 channels = out_channels
             self.stages.append(nn.Sequential(OrderedDict(blocks=blocks)))
-        # The norm before the last stage's output; stages before it are normalized by the next one.
+        # The final norm of the network belongs to the output of the last stage.
         self.norm = _norm(norm_cfg, channels) if num_stages == 4 else None
         self._freeze()
 

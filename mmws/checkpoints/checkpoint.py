@@ -1,4 +1,4 @@
-"""A checkpoint as the rest of mmws sees it: weights, what is written beside them, its name."""
+"""One form for all checkpoints: weights, metadata, and where they come from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmws.compat import read_checkpoint
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The weights of a checkpoint, without the rest of a training's state.
+    """The weights of a checkpoint, without the state of optimizer and schedule.
 
     Attributes:
         weights: State dict of the model. The prefix ``module.``, which wrappers for parallel
@@ -20,7 +20,7 @@ class Checkpoint:
         meta: ``meta`` of the checkpoint, such as the names of the classes; empty where it has none.
         source: Path, URL or name that the checkpoint was read from, for messages.
         config_text: Source text of the config of the training, which MMEngine writes beside the
-            weights; None where it is not there. To read it as a config executes it.
+            weights; None if the checkpoint has none. Reading the text as a config executes it.
     """
 
     weights: dict[str, Any]
@@ -75,10 +75,10 @@ def _config_text(contents: Mapping[str, Any], meta: Mapping[str, Any]) -> str | 
 
 
 def last_checkpoint(work_dir: str | Path) -> str | None:
-    """Return the checkpoint that ``work_dir`` names as its last; ``None`` if it names none.
+    """Return the path in ``work_dir/last_checkpoint``; ``None`` if there is no such file.
 
-    The name was written during the training. Where the folder has moved since, the file of that
-    name in ``work_dir`` is returned.
+    MMEngine writes the path during the training. If the folder has been moved since, the file of
+    that name in ``work_dir`` is returned.
     """
     pointer = Path(work_dir, 'last_checkpoint')  # the text file that MMEngine writes
     if not pointer.is_file():

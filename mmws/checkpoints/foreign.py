@@ -1,4 +1,4 @@
-"""Classification weights from elsewhere, as weights of MMDetection's backbones."""
+"""Convert weights of classifiers of other projects to weights of MMDetection's backbones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .metadata import META_KEY, PLAIN, STANDARDIZED, Parametrization, make_metad
 SOURCES = ('jhu', 'torchvision', 'timm')
 
 _CLASSIFIER = re.compile(r'(fc|head|last_linear)\.')
-# A convolution or norm of torchvision's ResNet and ResNeXt, and of timm's that have its form.
+# Keys of convolutions and norms in ResNets and ResNeXts of torchvision, and of timm with its names.
 _RESNET = re.compile(
     r'(conv1|bn1|stem\.\d|layer[1-4]\.\d+\.(conv[1-3]|bn[1-3]|downsample\.[012]))'
     r'\.(weight|bias|running_mean|running_var|num_batches_tracked)'
@@ -40,27 +40,27 @@ class Backbone(NamedTuple):
     """Weights of a backbone of MMDetection or mmws."""
 
     type: str
-    """``ResNet``, which also stands for ResNeXt, ``ResNetV1d`` or ``mmws.ResNetV2``."""
+    """``ResNet`` (for ResNeXt too), ``ResNetV1d`` or ``mmws.ResNetV2``."""
     state_dict: dict[str, Tensor]
     record: dict[str, Any]
     """As :func:`mmws.checkpoints.describe_weights` describes a model."""
 
 
 def convert_checkpoint(src: str | Path, source: str, out: str | Path) -> Backbone:
-    """Write a checkpoint of a classifier as one of a backbone, which ``init_cfg`` takes.
+    """Convert a checkpoint of a classifier to one of a backbone, for ``init_cfg``.
 
     Args:
         src: A file of weights, a state dict or a dict with a ``state_dict``.
         source: As for :func:`convert_weights`.
-        out: The file to write, with a record of what the weights were trained with.
+        out: The file to write. Its metadata say what the weights were trained with.
 
     Returns:
-        What was written.
+        The backbone that was written.
 
     Raises:
         FileNotFoundError: if ``src`` is missing.
         FileExistsError: if ``out`` exists.
-        ValueError: if ``src`` is no checkpoint, or not of that source. Nothing is written then.
+        ValueError: if ``src`` is no checkpoint of that source. Nothing is written.
     """
     if Path(out).exists():
         raise FileExistsError(f'{out} exists: remove it, or give another name')
@@ -84,12 +84,12 @@ def convert_weights(weights: Mapping[str, Any], source: str) -> Backbone:
 
             - ``'jhu'``, the GN+WS ResNets and ResNeXts of the authors of Weight Standardization
               (https://github.com/joe-siyuan-qiao/pytorch-classification),
-            - ``'torchvision'``, its ResNets and ResNeXts, or any of their form with GN,
-            - ``'timm'``, its ResNets and ResNeXts of torchvision's form, those with the stem and
-              shortcuts of ResNet-D, with BN or GN, and ``resnetv2_*_bit``.
+            - ``'torchvision'``, its ResNets and ResNeXts, or networks with its names and GN,
+            - ``'timm'``, its ResNets and ResNeXts with torchvision's names, with the plain stem or
+              that of ResNet-D, with BN or GN, and ``resnetv2_*_bit``.
 
     Raises:
-        ValueError: if a weight is none of such a network.
+        ValueError: if a weight does not belong to such a network.
     """
     if source not in SOURCES:
         raise ValueError(f'source must be one of {", ".join(SOURCES)}, not {source!r}')
@@ -113,13 +113,13 @@ def convert_weights(weights: Mapping[str, Any], source: str) -> Backbone:
         weights,
         STANDARDIZED if source == 'jhu' else PLAIN,
         norm,
-        # timm's own trainings differ, and the weights do not tell.
+        # timm normalizes images differently from model to model, and the weights do not say how.
         None if source == 'timm' else _IMAGENET,
     )
 
 
 def _deep_stem(key: str) -> str:
-    """Timm keeps the last norm of the stem outside of it, MMDetection inside."""
+    """Return MMDetection's key for one of timm: the last norm of the stem is inside of it."""
     return re.sub(r'^conv1\.', 'stem.', re.sub(r'^bn1\.', 'stem.7.', key))
 
 

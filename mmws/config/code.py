@@ -1,4 +1,4 @@
-"""Source text of configs: values as ``ruff format`` lays them out, files whole or not at all."""
+"""Write configs as Python source, formatted as ``ruff format`` would."""
 
 import keyword
 import os
@@ -15,13 +15,18 @@ LINE_LENGTH = 100
 
 @dataclass(frozen=True)
 class Code:
-    """Source text that stands for itself when a value is written."""
+    """An expression: it is written into the config as it is, where a string would be quoted."""
 
     text: str
 
 
 def assign(name: str, value: Any) -> str:
-    """Return the assignment of nested dicts, lists and plain values, :class:`Code` as it is."""
+    """Return the source of an assignment.
+
+    Args:
+        name: The variable.
+        value: Nested dicts, lists and tuples of plain values and :class:`Code`.
+    """
     return _code(value, f'{name} = ')
 
 
@@ -48,7 +53,7 @@ def _flat(value: Any) -> str:
 
 
 def _pieces(value: Union[dict, list, tuple]) -> 'tuple[str, list[tuple[str, Any]], str]':
-    """Return opening bracket, entries as (text before the value, value), and closing bracket."""
+    """Return the opening bracket, (text before the value, value) of each entry, the closing one."""
     if isinstance(value, dict):
         if all(isinstance(k, str) and k.isidentifier() and not keyword.iskeyword(k) for k in value):
             return 'dict(', [(f'{k}=', v) for k, v in value.items()], ')'
@@ -58,19 +63,23 @@ def _pieces(value: Union[dict, list, tuple]) -> 'tuple[str, list[tuple[str, Any]
 
 
 def write_config(path: Path, text: str) -> None:
-    """Write a config so that ``path`` is either the complete, loadable file or as it was."""
-    with replacing(path) as draft:  # in the same folder, for `_base_`
+    """Write a config. If MMEngine cannot load it, raise and leave ``path`` as it was."""
+    # The draft is in the folder of `path`, where a relative `_base_` is found.
+    with replacing(path) as draft:
         draft.write_text(text, encoding='utf-8')
         Config.fromfile(draft)
 
 
 def is_under(path: str, folder: str) -> bool:
-    """Whether the absolute ``path`` is ``folder`` or inside of it."""
+    """Return whether the absolute ``path`` is ``folder`` or a path in it."""
     return os.path.commonpath([path, folder]) == folder
 
 
 def base_path(base: Union[str, Path], out: Path) -> str:
-    """Return ``_base_`` for the file ``out``: relative if both are under the current folder."""
+    """Return the value of ``_base_`` in the config ``out``.
+
+    It is relative if both files are under the current folder, else absolute.
+    """
     if '::' in str(base):
         return str(base)
     base, folder = os.path.realpath(base), os.path.realpath(out.parent)

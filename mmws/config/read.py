@@ -16,16 +16,16 @@ def read_config(path: Union[str, Path], name: str = 'config') -> Config:
 
     Args:
         path: A file, or ``mmdet::folder/name.py``, or ``mmws::folder/name.py``.
-        name: What to call it in an error.
+        name: What errors call the file.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read, in one line.
+        ValueError: if it cannot be read; the message has one line.
     """
     file, folder = Path(path), Path()
     package, separator, inner = str(path).partition('::')
     if separator:
-        # `Config.fromfile` takes no package path.
+        # `Config.fromfile` reads paths only; it takes `package::` in `_base_` alone.
         spec = find_spec(package) if package.isidentifier() else None
         if spec is None or spec.origin is None:
             raise FileNotFoundError(f'{name} {path}: there is no package {package!r}')
@@ -40,19 +40,19 @@ def read_config(path: Union[str, Path], name: str = 'config') -> Config:
     try:
         return Config.fromfile(file)
     except Exception as error:
-        # A config is a program: whatever it raises, the user needs its name.
+        # A config is a program and raises any kind of error; the message must name the file.
         reason = ' '.join(str(error).split())
         message = f'{name} {path} cannot be read: {type(error).__name__}: {reason}'
         raise ValueError(message) from error
 
 
 def load_config(config: Union[str, Path], cfg_options: Optional[dict] = None) -> Config:
-    """Read a config file and put the command line's overrides into it.
+    """Read a config file and apply overrides to it.
 
     Args:
         config: Path of the file, ``mmws::folder/name.py`` or ``mmdet::folder/name.py``.
-        cfg_options: Dotted keys and their values, as ``--cfg-options`` gives them. A key that
-            looks like a typo of an existing one is named in a warning.
+        cfg_options: Values by dotted key, such as ``{'train_dataloader.batch_size': 1}``. A key
+            that looks like a typo of an existing one is named in a warning.
 
     Raises:
         FileNotFoundError: if the file is missing.
@@ -60,7 +60,7 @@ def load_config(config: Union[str, Path], cfg_options: Optional[dict] = None) ->
     """
     cfg = read_config(config)
     if cfg_options:
-        if int(os.environ.get('LOCAL_RANK', 0)) == 0:  # one process of each machine warns
+        if int(os.environ.get('LOCAL_RANK', 0)) == 0:  # Only one process of a machine warns.
             warn_about_typos(cfg, cfg_options)
         try:
             cfg.merge_from_dict(cfg_options)
@@ -70,11 +70,12 @@ def load_config(config: Union[str, Path], cfg_options: Optional[dict] = None) ->
 
 
 def _closest(file: Path) -> Optional[Path]:
-    """Return a config of nearly this name, beside the missing file or in a folder beside it."""
+    """Return a config with a similar name in the folder of the missing file or in one below it."""
     beside = {
         other.name: other for other in (*file.parent.glob('*/*.py'), *file.parent.glob('*.py'))
     }
-    # A part too many, such as the schedule that goes without saying, is no other part misspelt.
+    # A name with a part too many, such as a schedule, means the config without it: difflib would
+    # rather find a name with another part in that place.
     shorter = [name for name in beside if file.name.startswith(f'{name.removesuffix(".py")}_')]
     if shorter:
         return beside[max(shorter, key=len)]

@@ -1,4 +1,4 @@
-"""Notice misspelt ``--cfg-options``, which MMEngine takes as new settings without a word."""
+"""Find misspelt keys in overrides of a config, which MMEngine adds as new settings."""
 
 import difflib
 import logging
@@ -13,9 +13,9 @@ from .tree import dotted, walk
 def warn_about_typos(cfg: Config, options: dict) -> 'list[str]':
     """Log and return a warning for each key that looks like a misspelling of an existing one.
 
-    A key is suspicious if it does not exist and resembles one that exists beside it, or if one of
-    that name exists above or below (``optim_wrapper.lr`` for ``optim_wrapper.optimizer.lr``). New
-    keys that resemble nothing pass: setting them is what the option is for.
+    A key that does not exist is suspicious if it resembles a key of the same dict, or if a key of
+    its name exists in a dict above or below (``optim_wrapper.lr`` for
+    ``optim_wrapper.optimizer.lr``). Other new keys are added on purpose, without a warning.
 
     Args:
         cfg: The config before the options are merged into it.
@@ -70,9 +70,9 @@ def _children(node: Any) -> 'dict[str, Any]':
 
 
 def _closest(part: str, names: 'dict[str, Any]') -> Optional[str]:
-    # An index is out of range or not, but never misspelt.
+    # Indices of lists are no names that could be misspelt.
     plain = {_plain(name): name for name in names if not name.isdigit()}
-    # 0.8 takes one wrong letter in three ('lrr' for 'lr'), and tells max_iters from max_epochs.
+    # A cutoff of 0.8 finds 'lr' for 'lrr', and does not find 'max_epochs' for 'max_iters'.
     found = difflib.get_close_matches(_plain(part), plain, n=1, cutoff=0.8)
     return plain[found[0]] if found else None
 

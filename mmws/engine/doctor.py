@@ -1,4 +1,4 @@
-"""Say what is installed and what a long job would miss, before it starts."""
+"""Check the installation, and the data of a config, before a long job starts."""
 
 import platform
 import sys
@@ -19,9 +19,9 @@ class Finding(NamedTuple):
     """One line of a diagnosis.
 
     Attributes:
-        subject: What it is about.
-        text: What was found.
-        ok: Whether it is as it must be; if not, ``text`` says what to do.
+        subject: What was examined, such as ``torch`` or ``data``.
+        text: What was found; for a problem also what to do.
+        ok: False for a problem.
     """
 
     subject: str
@@ -36,7 +36,7 @@ def diagnose(cfg: Optional[Config] = None) -> 'list[Finding]':
     """Examine the installation and, with a config, its data.
 
     Args:
-        cfg: Its training, validation and test data are checked as before a training.
+        cfg: A config, whose training, validation and test data are checked; None for none.
     """
     findings = [Finding('python', platform.python_version())]
     findings += [_torch(), _torchvision(), *_gpus()]
@@ -57,9 +57,9 @@ def _torch() -> Finding:
 
 def _torchvision() -> Finding:
     try:
-        # Its operators are of one version of PyTorch.
+        # Compiled operators load only into the version of PyTorch that they were compiled for.
         import_module('torchvision.ops').nms(torch.zeros(0, 4), torch.zeros(0), 0.5)
-    except Exception as error:  # whatever a broken installation raises
+    except Exception as error:  # A broken installation raises any kind of error.
         return Finding(
             'torchvision',
             f'{_reason(error)}: install the version that belongs to torch {torch.__version__}',
@@ -78,7 +78,7 @@ def _gpus() -> 'Iterator[Finding]':
 
 
 def _package(name: str) -> Finding:
-    """Tell which of the two distributions provides an OpenMMLab package, and whether it works."""
+    """Return which distribution provides an OpenMMLab package, and whether it can be imported."""
     distributions = sorted(set(packages_distributions().get(name, ())))
     installed = ', '.join(f'{d} {version(d)}' for d in distributions)
     if len(distributions) > 1:
@@ -90,7 +90,7 @@ def _package(name: str) -> Finding:
         )
     try:
         module = import_module(name)
-    except Exception as error:  # MMDetection asserts the version of MMCV
+    except Exception as error:  # MMDetection raises AssertionError for a wrong version of MMCV.
         return Finding(
             name, f'{installed} cannot be imported: {_reason(error)}: reinstall one stack', ok=False
         )
@@ -105,7 +105,7 @@ def _ops() -> Finding:
 
 
 def _pkg_resources() -> 'Iterator[Finding]':
-    """MMEngine of the upstream stack uses what setuptools 82 has dropped."""
+    """Check for pkg_resources, which upstream MMEngine imports and setuptools 82 has dropped."""
     try:
         version('mmengine')
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Test-time augmentation, as MMDetection's ``tools/test.py --tta`` does it."""
+"""Test-time augmentation by mirroring, with the settings of MMDetection's test script."""
 
 import copy
 
@@ -6,7 +6,7 @@ from mmengine.config import Config
 
 from mmws.config.tree import datasets
 
-# What MMDetection takes where a config says nothing of its own.
+# MMDetection's settings for a config without `tta_model`.
 _MODEL = dict(
     type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
 )
@@ -14,12 +14,12 @@ _NEEDED_META = ('ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_directio
 
 
 def enable_tta(cfg: Config) -> None:
-    """Change a config so that each test image is also seen mirrored, and the boxes are merged.
+    """Change a config so that each test image is also seen mirrored, and boxes are merged.
 
-    ``tta_model`` and ``tta_pipeline`` of the config are used if it has them.
+    If the config has a ``tta_model`` or a ``tta_pipeline``, these are used.
 
     Args:
-        cfg: Changed in place: ``model`` and the pipeline of ``test_dataloader``.
+        cfg: The config, whose ``model`` and pipelines of ``test_dataloader`` are changed in place.
 
     Raises:
         ValueError: if the model predicts masks, which MMDetection cannot merge.
@@ -36,7 +36,7 @@ def enable_tta(cfg: Config) -> None:
 
 def _mirrored(pipeline: 'list[dict]') -> 'list[dict]':
     *before, pack = pipeline
-    # Without keys of its own it packs what is needed.
+    # Keys of the pipeline replace MMDetection's default, which has all that merging needs.
     keys = pack.get('meta_keys') or ('img_id', 'img_path')
     pack = dict(pack, meta_keys=tuple(dict.fromkeys([*keys, *_NEEDED_META])))
     flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]

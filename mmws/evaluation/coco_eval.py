@@ -1,4 +1,4 @@
-"""COCO's twelve numbers, through faster-coco-eval where that gives the same as pycocotools."""
+"""COCO's twelve metrics, by faster-coco-eval where it gives the same numbers as pycocotools."""
 
 import contextlib
 import gc
@@ -17,12 +17,12 @@ from .ground_truth import countable
 
 
 class CocoResult(NamedTuple):
-    """What COCO evaluation finds; -1 stands for no ground truth.
+    """Results of COCO evaluation; -1 where a class or an area range has no ground truth.
 
     Attributes:
-        stats: The twelve numbers.
-        precision: Of shape (T IoUs, 101 recalls, K classes, 4 area ranges, M limits).
-        recall: Of shape (T, K, 4, M).
+        stats: The twelve metrics, (12,).
+        precision: Precision at (T IoUs, 101 recalls, K classes, 4 area ranges, M limits).
+        recall: Largest recall at (T, K, 4, M).
         cat_ids: Category id of each class, in increasing order.
         iou_thrs: IoU thresholds, T.
     """
@@ -45,10 +45,10 @@ def evaluate_coco(
 ) -> CocoResult:
     """Evaluate detections as https://cocodataset.org/#detection-eval defines it.
 
-    faster-coco-eval does the work where it is installed and nothing is among the data that it is
-    known to count differently or to refuse: ids that are no integers or below 0, annotations
-    without ``area`` or ``iscrowd``, numbers that are not finite. pycocotools does it otherwise. The
-    numbers are summed up by pycocotools either way.
+    faster-coco-eval matches detections with objects, if it is installed and the data have nothing
+    that it is known to count differently or to refuse: ids that are negative or no integers,
+    annotations without ``area`` or ``iscrowd``, numbers that are not finite. Otherwise pycocotools
+    matches them. In both cases pycocotools computes the metrics from the matches.
 
     Annotations of images that are not listed, with the id 0 or with an id that others have are
     counted as :func:`mmws.evaluation.ground_truth.countable` says.
@@ -64,11 +64,11 @@ def evaluate_coco(
         iou_thrs: IoU thresholds, T; 0.50:0.05:0.95 if ``None``.
 
     Raises:
-        ValueError: if a prediction is of an image that ``ground_truth`` does not have.
+        ValueError: if a prediction names an image that ``ground_truth`` does not have.
     """
     predictions = list(predictions)
     ground_truth = countable(ground_truth)
-    with _paused_gc(), contextlib.redirect_stdout(io.StringIO()) as said:
+    with _paused_gc(), contextlib.redirect_stdout(io.StringIO()) as printed:
         evaluation = COCOeval(ground_truth, iouType=iou_type)
         evaluation.params.catIds = list(cat_ids)
         evaluation.params.maxDets = list(max_dets)
@@ -79,10 +79,12 @@ def evaluate_coco(
             _evaluate_faster(evaluation, detections)
         else:
             _evaluate(evaluation, detections)
-        said.truncate(said.seek(0))  # what both libraries say of their work
+        # Drop the progress messages of both libraries: the log gets the summary alone.
+        printed.truncate(printed.seek(0))
         evaluation.summarize()
-        del detections  # half a million, before the collector looks at them
-    print_log(f'{iou_type}\n{said.getvalue()}', logger='current')
+        # Free up to half a million dicts before the garbage collector runs again and walks them.
+        del detections
+    print_log(f'{iou_type}\n{printed.getvalue()}', logger='current')
     return CocoResult(
         evaluation.stats,
         evaluation.eval['precision'],
@@ -94,7 +96,7 @@ def evaluate_coco(
 
 @cache
 def has_faster_coco_eval() -> bool:
-    """Return whether faster-coco-eval is installed; say so in the log, once, if it is not."""
+    """Return whether faster-coco-eval is installed; the first call logs a hint if it is not."""
     found = find_spec('faster_coco_eval') is not None
     if not found:
         print_log(
@@ -107,7 +109,11 @@ def has_faster_coco_eval() -> bool:
 
 @contextlib.contextmanager
 def _paused_gc() -> Iterator[None]:
-    """Keep the collector from walking a million dictionaries, none in a cycle, over and over."""
+    """Pause the garbage collector.
+
+    An evaluation makes a million dicts that are in no reference cycle. The collector would walk all
+    of them again and again and free none.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -118,7 +124,7 @@ def _paused_gc() -> Iterator[None]:
 
 
 def _evaluate(evaluation: COCOeval, detections: 'list[dict]') -> None:
-    """Fill ``evaluation.eval``."""
+    """Set ``evaluation.eval`` by pycocotools."""
     results = COCO()
     results.dataset = {**evaluation.cocoGt.dataset, 'annotations': detections}
     results.createIndex()
@@ -129,7 +135,7 @@ def _evaluate(evaluation: COCOeval, detections: 'list[dict]') -> None:
 
 
 def _evaluate_faster(evaluation: COCOeval, detections: 'list[dict]') -> None:
-    """Fill ``evaluation.eval`` and sort its parameters, as pycocotools does."""
+    """Set ``evaluation.eval`` by faster-coco-eval, and sort the parameters as pycocotools does."""
     from .faster import FasterEvaluation
 
     params = evaluation.params
@@ -145,7 +151,10 @@ def _evaluate_faster(evaluation: COCOeval, detections: 'list[dict]') -> None:
 def _detections(
     ground_truth: COCO, predictions: Iterable[dict], iou_type: str, cat_ids: Sequence[int]
 ) -> 'Iterator[dict[str, Any]]':
-    """Yield the detections as annotations, without the detour of pycocotools over JSON."""
+    """Yield the detections as annotations of COCO.
+
+    ``COCO.loadRes`` of pycocotools makes the same from a JSON file, in several times the time.
+    """
     detection_id = 0
     for prediction in predictions:
         image_id = prediction['img_id']
@@ -173,14 +182,15 @@ def _detections(
 
 
 def _areas(masks: 'list[dict]') -> 'list[float]':
-    chunks = (masks[i : i + 255] for i in range(0, len(masks), 255))  # pycocotools counts in 8 bits
+    # pycocotools counts masks in 8 bits, so a call must have at most 255.
+    chunks = (masks[i : i + 255] for i in range(0, len(masks), 255))
     return [float(area) for chunk in chunks for area in mask_utils.area(chunk)]
 
 
 def _counts_alike(
     ground_truth: COCO, predictions: 'list[dict]', iou_type: str, cat_ids: Sequence[int]
 ) -> bool:
-    """Return whether both libraries are known to count this alike."""
+    """Return whether faster-coco-eval and pycocotools are known to count these data alike."""
     evaluated = {*cat_ids}
     annotations = [a for a in ground_truth.anns.values() if a['category_id'] in evaluated]
     ids = [*ground_truth.imgs, *ground_truth.cats, *ground_truth.anns]

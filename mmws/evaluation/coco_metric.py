@@ -1,4 +1,4 @@
-"""MMDetection's COCO metric, several times faster."""
+"""MMDetection's COCO metric with a faster evaluation."""
 
 import contextlib
 import io
@@ -20,7 +20,8 @@ from .coco_eval import CocoResult, evaluate_coco
 from .curves import draw_pr_curves, require_picture
 from .ground_truth import countable
 
-# In the order of pycocotools' `stats`; of recalls, those at MMDetection's limits of detections.
+# Names of pycocotools' `stats`, in their order. MMDetection's limits of detections replace COCO's,
+# so recalls are named after 100, 300 and 1000 detections.
 ITEMS = (
     'mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l',
     'AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000',
@@ -29,21 +30,21 @@ ITEMS = (
 
 @METRICS.register_module()
 class CocoMetric(MMDetCocoMetric):
-    """COCO box and mask AP: the arguments and the numbers of ``mmdet.CocoMetric``, sooner.
+    """COCO box and mask AP, with the arguments and the numbers of ``mmdet.CocoMetric``.
 
-    Boxes and masks go through :func:`mmws.evaluation.evaluate_coco`; where proposals are among
-    ``metric``, all go MMDetection's way.
-    Where nothing was detected the metrics are 0 instead of missing.
+    :func:`mmws.evaluation.evaluate_coco` evaluates boxes and masks, several times faster. If
+    ``metric`` has proposals, MMDetection's code evaluates everything. Without any detection the
+    metrics are 0, where MMDetection returns none.
 
     Args:
-        pr_curves: Draw precision over recall into this picture, e.g. ``'work_dirs/pr.png'``, anew
-            at each evaluation.
-        **kwargs: Those of ``mmdet.CocoMetric``: ``ann_file``, ``metric=['bbox', 'segm']``,
+        pr_curves: Picture file for a plot of precision over recall, such as
+            ``'work_dirs/pr.png'``. Each evaluation replaces it.
+        **kwargs: Arguments of ``mmdet.CocoMetric``: ``ann_file``, ``metric=['bbox', 'segm']``,
             ``classwise=True`` for a table of the classes, ...
 
     Raises:
-        ImportError: if curves are wanted without matplotlib.
-        ValueError: if ``pr_curves`` does not end in that of a picture format.
+        ImportError: if ``pr_curves`` is given and matplotlib is missing.
+        ValueError: if the suffix of ``pr_curves`` is that of no picture format.
     """
 
     _coco_api: Any  # MMDetection's COCO; None until annotations without a file are converted.
@@ -52,7 +53,7 @@ class CocoMetric(MMDetCocoMetric):
     def __init__(self, *args: Any, pr_curves: Optional[str] = None, **kwargs: Any) -> None:
         if pr_curves is not None:
             require_picture(pr_curves)
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools chats while it reads
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             super().__init__(*args, **kwargs)
         if self._coco_api is not None:
             self._coco_api = countable(self._coco_api)
@@ -88,7 +89,11 @@ class CocoMetric(MMDetCocoMetric):
         return metrics
 
     def _prepare(self, annotated: 'Sequence[dict]') -> None:
-        """Make what can be made only now: annotations without a file, ids of the classes."""
+        """Set up what needs the annotations of the data set: the COCO object and ids of classes.
+
+        Args:
+            annotated: Annotations of the images, used if the metric has no annotation file.
+        """
         if self._coco_api is None:
             with (
                 tempfile.TemporaryDirectory() as folder,
@@ -109,7 +114,7 @@ class CocoMetric(MMDetCocoMetric):
             self.img_ids = self._coco_api.get_img_ids()
 
     def _named(self, iou_type: str, stats: np.ndarray) -> 'dict[str, float]':
-        """Name those of COCO's twelve numbers that are wanted."""
+        """Return the metrics that ``metric_items`` asks for, by name."""
         items = self.metric_items or ITEMS[:6]
         for item in items:
             if item not in ITEMS:
@@ -117,13 +122,13 @@ class CocoMetric(MMDetCocoMetric):
         return {f'{iou_type}_{item}': round(float(stats[ITEMS.index(item)]), 3) for item in items}
 
     def _classwise(self, iou_type: str, evaluation: CocoResult) -> 'dict[str, float]':
-        """Log a table with a row for each class; return its first column."""
+        """Log a table with a row for each class; return the AP of each class by name."""
         precision = evaluation.precision[..., -1]
         thrs = list(np.round(evaluation.iou_thrs, 6))
         columns: dict[str, tuple[slice | int, int]] = {'mAP': (slice(None), 0)}
         columns.update({f'mAP_{t * 100:.0f}': (thrs.index(t), 0) for t in (0.5, 0.75) if t in thrs})
         columns.update({f'mAP_{size}': (slice(None), i) for i, size in enumerate('sml', start=1)})
-        # By id, while labels are in the order of the file.
+        # `evaluation.cat_ids` is sorted by id, `self.cat_ids` by label.
         order = [evaluation.cat_ids.index(category) for category in self.cat_ids]
         rows = [
             [mean_precision(precision[at, :, k, area]) for at, area in columns.values()]
@@ -135,7 +140,7 @@ class CocoMetric(MMDetCocoMetric):
 
 
 def mean_precision(precision: np.ndarray) -> float:
-    """Return the mean of COCO precisions, among which -1 stands for none; NaN if all are none."""
+    """Return the mean of COCO precisions without those that are -1 (no ground truth), else NaN."""
     known = precision[precision > -1]
     return float(known.mean()) if known.size else float('nan')
 

@@ -1,4 +1,4 @@
-"""Precision over recall, as a picture."""
+"""Plots of precision over recall."""
 
 from pathlib import Path
 from typing import Union
@@ -11,11 +11,11 @@ from .coco_eval import CocoResult
 
 
 def require_picture(path: Union[str, Path]) -> None:
-    """Check that curves can be drawn into ``path``.
+    """Check that :func:`draw_pr_curves` can write to ``path``.
 
     Raises:
         ImportError: if matplotlib is missing.
-        ValueError: if the suffix is of no format that matplotlib writes.
+        ValueError: if the suffix stands for no format that matplotlib writes.
     """
     try:
         from matplotlib.figure import Figure
@@ -28,16 +28,19 @@ def require_picture(path: Union[str, Path]) -> None:
 
 
 def draw_pr_curves(results: 'dict[str, CocoResult]', path: Union[str, Path]) -> None:
-    """Draw precision over recall: the mean of all classes at each IoU, each class at the first.
+    """Draw precision over recall, for objects of all sizes and the largest limit of detections.
 
-    Of any size of object, with the most detections per image.
+    A panel has a coloured curve for each IoU threshold, the mean of all classes, and a grey curve
+    for each class at the first threshold.
 
     Args:
-        results: Name of each panel, e.g. ``'bbox'``, and what it shows.
+        results: The result that a panel shows, by the name of the panel, such as ``'bbox'``.
         path: Picture to write; the suffix decides the format.
     """
     from matplotlib import colormaps
-    from matplotlib.figure import Figure  # without pyplot: Agg, and no global state
+
+    # Figures of pyplot would need a display or a backend, and stay in its global state.
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6 * len(results), 5), dpi=120, layout='constrained')
     axes = figure.subplots(1, len(results), squeeze=False)[0]

@@ -1,4 +1,4 @@
-"""The part of COCO evaluation that needs faster-coco-eval; imported where that is installed."""
+"""COCO evaluation by faster-coco-eval. Import it only where that package is installed."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,9 +10,10 @@ from pycocotools import mask as mask_utils
 
 
 class FasterEvaluation(COCOeval_faster):
-    """faster-coco-eval, but for the overlaps, which pycocotools computes.
+    """faster-coco-eval's evaluation with pycocotools' IoUs.
 
-    It would decode every mask, encode it again and decode that for each comparison.
+    For IoUs, faster-coco-eval decodes every mask, encodes it, and decodes it again for each
+    comparison. pycocotools compares the encoded masks.
 
     Args:
         ground_truth: The annotations.
@@ -28,16 +29,17 @@ class FasterEvaluation(COCOeval_faster):
         iou_type: str,
         cat_ids: Sequence[int],
     ) -> None:
-        # With 'segm' it would prepare masks.
+        # With iou_type 'segm' the constructor would decode all masks, which only its IoUs need.
         super().__init__(ground_truth, _Results(ground_truth, detections), 'bbox')
         shape = 'segmentation' if iou_type == 'segm' else 'bbox'
-        # pycocotools looks at every box of a list, and takes an array as it is.
+        # pycocotools converts a list of boxes one by one, and takes an array without conversion.
         self._together = list if iou_type == 'segm' else np.array
         self._objects = defaultdict(list)
         for annotation in ground_truth.anns.values():
             if annotation['category_id'] not in cat_ids:
                 continue
-            if iou_type == 'segm':  # in place, as pycocotools does: the next evaluation finds RLE
+            if iou_type == 'segm':
+                # Convert in place, as pycocotools does, so that the next evaluation finds RLE.
                 annotation['segmentation'] = ground_truth.annToRLE(annotation)
             key = annotation['image_id'], annotation['category_id']
             self._objects[key].append((annotation[shape], int(annotation['iscrowd'])))
@@ -48,7 +50,7 @@ class FasterEvaluation(COCOeval_faster):
                 self._detections[key].append((detection['score'], detection[shape]))
 
     def computeIoU(self, imgId: int, catId: int) -> 'np.ndarray | list':
-        """Return the IoUs of the best detections, by falling score, with all objects."""
+        """Return IoUs (N, G) of the N best detections, by falling score, with the G objects."""
         objects, detections = self._objects[imgId, catId], self._detections[imgId, catId]
         if not objects or not detections:
             return []
@@ -60,14 +62,14 @@ class FasterEvaluation(COCOeval_faster):
 
 
 class _Results:
-    """What faster-coco-eval asks a COCO object of detections for, without its indices."""
+    """The part of a COCO object of detections that faster-coco-eval uses, without its indices."""
 
     def __init__(self, ground_truth: COCO, detections: 'list[dict]') -> None:
         self.imgs = ground_truth.imgs
         self.detections = detections
 
     def getAnnIds(self, imgIds: Sequence[int], catIds: Sequence[int]) -> range:
-        """Return the ids of all: no others than those of ``imgIds`` and ``catIds`` are here."""
+        """Return all ids; the arguments select nothing, as they name all images and classes."""
         return range(1, len(self.detections) + 1)
 
     def loadAnns(self, ids: range) -> 'list[dict]':

@@ -16,13 +16,13 @@ from pycocotools import mask as mask_utils
 
 
 class VOCResult(NamedTuple):
-    """AP of one class at one IoU threshold; NaN without ground truth.
+    """AP of one class at one IoU threshold; NaN for a class without ground truth.
 
     Attributes:
         area: Area under the precision-recall curve (VOC2010 and later).
         eleven_points: Mean of the precision at 11 recalls (VOC2007).
-        num_gts: Ground truth, ``difficult`` objects excluded.
-        num_dets: Detections, those of ``difficult`` objects included.
+        num_gts: Number of objects, without ``difficult`` ones.
+        num_dets: Number of detections, including those of ``difficult`` objects.
     """
 
     area: float
@@ -41,20 +41,21 @@ def evaluate_voc(
 ) -> 'dict[float, list[VOCResult]]':
     """Evaluate detections by VOC's rules.
 
-    A detection belongs to the object of its class and image that it overlaps most. In the order of
-    scores, the first one to overlap its object by the threshold is a hit, all others are false
-    alarms, but for those that belong to a ``difficult`` object, which do not count.
+    A detection is assigned to the object of its class and image with the largest IoU. Detections
+    are taken by falling score. The first one whose IoU with its object reaches the threshold is a
+    true positive, all others are false positives. A detection that reaches the threshold with a
+    ``difficult`` object counts as neither.
 
     Args:
-        ground_truth: The annotations. ``difficult`` objects are those that say so, or without this
-            field those with ``iscrowd``.
+        ground_truth: The annotations. An object is ``difficult`` by the field of this name; where
+            the field is missing, by ``iscrowd``.
         predictions: As for :func:`mmws.evaluation.evaluate_coco`.
         iou_type: ``'bbox'`` or ``'segm'``.
         cat_ids: Category id of each label.
         iou_thrs: IoU thresholds.
 
     Returns:
-        For each threshold the results of the classes, in the order of ``cat_ids``.
+        The results of the classes in the order of ``cat_ids``, for each threshold.
     """
     matches = _best_matches(ground_truth, predictions, iou_type, cat_ids)
     num_gts = dict.fromkeys(cat_ids, 0)
@@ -78,7 +79,11 @@ def _best_matches(
 ) -> 'dict[int, np.ndarray]':
     """Return (score, IoU, object, difficult) of each detection with its best object, by category.
 
-    Objects are numbered from 0; -1, with an IoU of 0, where the image has none of the class.
+    Objects are numbered from 0. A detection in an image without objects of its class has object -1
+    and IoU 0.
+
+    Returns:
+        For each category an array (N, 4) of N detections.
     """
     objects = defaultdict(list)
     for number, annotation in enumerate(ground_truth.anns.values()):
@@ -130,7 +135,7 @@ def _evaluate_class(matches: np.ndarray, num_gts: int, iou_thr: float) -> VOCRes
         return VOCResult(float('nan'), float('nan'), 0, len(matches))
     _, iou, number, difficult = matches[np.argsort(-matches[:, 0], kind='stable')].T
     near = (iou >= iou_thr) & (number >= 0)
-    # Of the detections of an object the first one is the hit.
+    # `np.unique` returns the first detection of each object, which is the one with the best score.
     candidates = np.flatnonzero(near & (difficult == 0))
     hit = np.zeros(len(matches), bool)
     hit[candidates[np.unique(number[candidates], return_index=True)[1]]] = True

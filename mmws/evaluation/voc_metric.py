@@ -1,4 +1,4 @@
-"""VOC's and COCO's metrics from one evaluation."""
+"""PASCAL VOC's metrics in addition to COCO's."""
 
 from typing import Any
 
@@ -12,25 +12,25 @@ from .voc_ap import evaluate_voc
 
 @METRICS.register_module()
 class VOCMetric(CocoMetric):
-    """PASCAL VOC's AP beside COCO's, of boxes and instance masks in a COCO annotation file.
+    """PASCAL VOC's and COCO's AP of boxes and instance masks, from a COCO annotation file.
 
-    To the metrics of :class:`CocoMetric` come, averaged over the classes by VOC's rules (see
+    The metrics of :class:`CocoMetric` are followed by means over the classes by VOC's rules (see
     :func:`mmws.evaluation.evaluate_voc`):
 
     - ``bbox_AP50``: AP of boxes at IoU 0.5, area under the curve (VOC2010 and later);
-    - ``bbox_AP50_11point``: the same by 11 points (VOC2007);
-    - ``segm_APr50``, ``segm_APr70``: AP^r, of masks, at IoU 0.5 and 0.7.
+    - ``bbox_AP50_11point``: AP of boxes at IoU 0.5, mean precision at 11 recalls (VOC2007);
+    - ``segm_APr50``, ``segm_APr70``: AP of masks (AP^r) at IoU 0.5 and 0.7.
 
-    ``bbox_mAP_50`` remains COCO's, which differs: 101 points, at most ``proposal_nums`` detections
-    per image, and other rules for ``difficult`` objects. `tools/dataset_converters/
-    voc_instances.py` writes annotation files from VOC's and SBD's.
+    ``bbox_mAP_50`` is COCO's and differs from ``bbox_AP50``: it takes 101 recalls, at most
+    ``proposal_nums`` detections per image, and has other rules for ``difficult`` objects.
+    ``tools/dataset_converters/voc_instances.py`` converts the annotations of VOC and SBD.
 
     Args:
-        **kwargs: Those of :class:`CocoMetric`; ``metric`` of ``'bbox'`` and ``'segm'``. With
-            ``classwise=True`` VOC's numbers of each class are logged too.
+        **kwargs: Arguments of :class:`CocoMetric`, with ``metric`` out of ``'bbox'`` and
+            ``'segm'``. ``classwise=True`` also logs VOC's numbers of each class.
 
     Raises:
-        ValueError: if another ``metric`` is asked for.
+        ValueError: if ``metric`` has another name in it.
     """
 
     default_prefix = 'voc'

@@ -1,4 +1,4 @@
-"""See the training data after augmentation: `python tools/browse.py CONFIG [--out sheet.png]`."""
+"""Draw training samples after augmentation: `python tools/browse.py CONFIG [--out sheet.png]`."""
 
 import argparse
 

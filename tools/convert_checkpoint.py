@@ -1,4 +1,4 @@
-"""Make weights from elsewhere a backbone's: `python tools/convert_checkpoint.py SRC --from jhu`."""
+"""Convert a classifier's weights to a backbone's: `python tools/convert_checkpoint.py SRC ...`."""
 
 import argparse
 

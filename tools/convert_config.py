@@ -1,4 +1,4 @@
-"""Write the config of a detector in GN+WS: `python tools/convert_config.py BASE OUT`."""
+"""Write the config of a detector with GN and WS: `python tools/convert_config.py BASE OUT`."""
 
 import argparse
 

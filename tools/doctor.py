@@ -1,4 +1,4 @@
-"""Say what is installed and, with a config, what it lacks: `python tools/doctor.py [CONFIG]`."""
+"""Check the installation, and the data of a config: `python tools/doctor.py [CONFIG]`."""
 
 import argparse
 import sys

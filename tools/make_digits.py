@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Write the set and say what came of it."""
+    """Write the set and print a summary."""
     fields = vars(parse_args())
     out = fields.pop('out')
     with one_line_errors():

@@ -1,7 +1,7 @@
-"""``python -m mmws.engine.launch train|test NUM_PROCESSES SCRIPT ARGS...``: torchrun, with checks.
+"""Checks before torchrun: ``python -m mmws.engine.launch train|test NUM_PROCESSES SCRIPT ARGS...``.
 
-What can go wrong before training is told here, once, instead of by every process; ``dist_train.sh``
-and ``dist_test.sh`` call this.
+``dist_train.sh`` and ``dist_test.sh`` call this module. It checks the run once and prints errors
+once, where each process would print them, and then starts torchrun.
 """
 
 import argparse
@@ -22,14 +22,14 @@ _CHECKS = {
 
 
 def torchrun_arguments(num_processes: int) -> 'list[str]':
-    """Arguments for torchrun, from ``NNODES NODE_RANK MASTER_ADDR PORT`` in the environment.
+    """Return arguments for torchrun, from ``NNODES NODE_RANK MASTER_ADDR PORT`` in the environment.
 
-    On one machine a busy ``PORT`` is replaced by a free one, and none at all leaves the choice to
-    torchrun, so that several trainings may start at once. On several machines it must be the same
-    everywhere, and is kept.
+    Several trainings may start on one machine at the same time, so there a busy ``PORT`` is
+    replaced by a free one, and without ``PORT`` torchrun chooses one. On several machines ``PORT``
+    must be the same everywhere and is kept.
 
     Args:
-        num_processes: Processes on this machine.
+        num_processes: Number of processes on this machine.
 
     Raises:
         ValueError: if a variable is missing or not a number, or there are fewer GPUs than

@@ -1,4 +1,4 @@
-"""Train and test a detector from a config, with MMDetection's command-line options."""
+"""Train and test a detector from a config."""
 
 import os
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def prepare(
     launcher: str = 'none',
     tta: bool = False,
 ) -> Config:
-    """Make the config of one run and check all that can be checked before it.
+    """Return the config of one run, after checking all that can be checked before it starts.
 
     Args:
         config: As for :func:`mmws.config.load_config`.
@@ -44,8 +44,8 @@ def prepare(
             ``work_dirs/<config name>``.
         amp: Train with automatic mixed precision (needs a GPU).
         auto_scale_lr: Scale the learning rate to the total batch size.
-        resume: ``'auto'`` for the last checkpoint in ``work_dir``, if there is one, or a
-            checkpoint's path. The optimizer goes on with the learning rate of that checkpoint.
+        resume: ``'auto'`` for the last checkpoint in ``work_dir``, if there is one, or the path of
+            a checkpoint. The optimizer continues with the learning rate of that checkpoint.
         cfg_options: As for :func:`mmws.config.load_config`.
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
         tta: Test with :func:`mmws.engine.tta.enable_tta`.
@@ -53,7 +53,7 @@ def prepare(
     Raises:
         FileNotFoundError: if the config or a checkpoint is missing.
         DataError: if data are missing or do not fit the config, with a line for each problem.
-        OSError: if ``work_dir`` cannot be made.
+        OSError: if ``work_dir`` cannot be created.
         ValueError: if a checkpoint cannot be read, or an option cannot be carried out with this
             config or on this machine.
     """
@@ -75,7 +75,7 @@ def prepare(
     check_launcher(launcher)
 
     if resume == 'auto':
-        # Without a checkpoint yet, a job that may be restarted begins as it would without --resume.
+        # A job that may be restarted always asks to resume; its first start has no checkpoint.
         resume = last_checkpoint(cfg.work_dir)
         if resume is None:
             print_log(f'nothing to resume in {cfg.work_dir}: training starts', logger='current')
@@ -101,7 +101,7 @@ def prepare(
 
 
 def _pretrained_files(model: Any) -> 'Iterator[Path]':
-    """Yield the files, of this machine, that a model or a part of it starts from."""
+    """Yield the local files that a model or a part of it loads pretrained weights from."""
 
     def unconverted(path: KeyPath, part: Any) -> Any:
         if not isinstance(part, dict) or part.get('type') != 'mmws.Converted':
@@ -117,9 +117,10 @@ def _pretrained_files(model: Any) -> 'Iterator[Path]':
 
 
 def train(cfg: Config) -> Any:
-    """Train as ``cfg`` says; return the trained model, without its wrapper for parallel training.
+    """Train as ``cfg`` says; return the trained model without its wrapper for parallel training.
 
-    Checkpoints say what they were trained with (:class:`CheckpointRecordHook`).
+    :class:`mmws.CheckpointRecordHook` is added, which writes into checkpoints what their weights
+    are trained with.
 
     Raises:
         CheckpointMismatchError: if pretrained weights, or the checkpoint to resume from, were

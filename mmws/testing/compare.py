@@ -1,4 +1,4 @@
-"""How far the outputs of two models lie apart."""
+"""Compare the outputs of two models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def tensors_of(outputs: Any) -> Iterator[Tensor]:
-    """Yield the tensors of a nested output, data samples of MMEngine included, in a fixed order."""
+    """Yield the tensors of a nested output in a fixed order, including those of data samples."""
     if isinstance(outputs, Tensor):
         yield outputs
     elif isinstance(outputs, BaseDataElement):
@@ -24,11 +24,14 @@ def tensors_of(outputs: Any) -> Iterator[Tensor]:
 
 
 def max_difference(first: Any, second: Any) -> float:
-    """Return the largest difference between two outputs of the same model.
+    """Return the largest difference between corresponding tensors of two outputs.
 
-    Of every tensor of ``first`` to its partner in ``second``, relative to the largest magnitude of
-    the partner where that exceeds 1. Infinite for other shapes or another number of tensors, and
-    where one has NaN or an infinity that the other has not.
+    The difference of two tensors is the largest one of their elements. If the largest magnitude in
+    the tensor of ``second`` exceeds 1, the difference is divided by that magnitude.
+
+    Returns:
+        The difference; infinity if numbers or shapes of tensors differ, or if NaN and infinite
+        elements are not the same.
     """
     pairs = list(tensors_of(first)), list(tensors_of(second))
     if [t.shape for t in pairs[0]] != [t.shape for t in pairs[1]]:

@@ -1,4 +1,4 @@
-"""Trial runs of any detector of MMDetection on tiny random images."""
+"""Run any detector of MMDetection on tiny random images."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from mmws.config.tree import dotted, walk
 
 from .compare import max_difference, tensors_of
 
-# Some models take no smaller image: those that halve it often, or are made for one size.
+# Models that halve the image often, or are made for one size, need the larger ones.
 SIZES = (64, 128, 320, 512)
 
-# Fractions of the image: one box for each of the sizes that detectors assign to other levels.
+# Boxes as fractions of the image. Their sizes differ, so that detectors assign them to different
+# levels of the pyramid.
 _BOXES = ((0.1, 0.1, 0.9, 0.8), (0.3, 0.2, 0.6, 0.7), (0.55, 0.5, 0.8, 0.75))
 
 
 class Run(NamedTuple):
-    """How a model can be run: image size, mode of ``forward``, whether it has a training step."""
+    """How a model can be run: image size, mode of ``forward``, and whether it can be trained."""
 
     size: int
     mode: str
@@ -160,29 +161,28 @@ def _seed() -> None:
 
 
 def tiny_batch(model: dict, size: int, training: bool = False) -> dict:
-    """Return images with annotations, as a data loader gives them; the same at every call.
+    """Return a batch of images with annotations, the same at every call.
 
     Args:
-        model: Config of the model.
+        model: Config of the model, which decides which annotations the batch has.
         size: Height and width of the images.
-        training: Whether they are to train with.
+        training: Whether the batch is for training.
 
     Returns:
-        ``inputs``, two images (3, size, size) of uint8, or videos of two frames
-        (2, 3, size, size); and ``data_samples`` with boxes, masks, semantic segmentation and
-        whatever the model asks for.
+        A dict with ``inputs``, two images (3, size, size) or videos (2, 3, size, size) of uint8,
+        and ``data_samples`` with boxes, masks, semantic segmentation and proposals.
     """
     generator = torch.Generator().manual_seed(0)
     preprocessor = model.get('data_preprocessor') or {}
     kind = preprocessor.get('type')
     if kind == 'TrackDataPreprocessor' and not (training and preprocessor.get('use_det_processor')):
-        videos = 2 if training else 1  # trackers follow one video at a time
+        videos = 2 if training else 1  # Trackers follow one video at a time.
         return {
             'inputs': list(_random_images(generator, videos, 2, 3, size, size)),
             'data_samples': [_track_sample(model, size) for _ in range(videos)],
         }
     if model['type'] == 'BaseReID':
-        height, width = 4 * size, 2 * size  # persons; the pooling is made for their shape
+        height, width = 4 * size, 2 * size  # The pooling is made for images of persons.
         return {
             'inputs': list(_random_images(generator, 4, 3, height, width)),
             'data_samples': [_reid_sample(identity, height, width) for identity in (0, 0, 1, 1)],
@@ -191,7 +191,8 @@ def tiny_batch(model: dict, size: int, training: bool = False) -> dict:
         'inputs': list(_random_images(generator, 2, 3, size, size)),
         'data_samples': [_sample(model, size) for _ in range(2)],
     }
-    if kind == 'MultiBranchDataPreprocessor' and training:  # semi-supervised: one for each view
+    if kind == 'MultiBranchDataPreprocessor' and training:
+        # Semi-supervised models get a batch for each of their branches.
         branches = ('sup', 'unsup_teacher', 'unsup_student')
         return {
             key: {branch: copy.deepcopy(value) for branch in branches}
@@ -214,7 +215,7 @@ def _sample(model: dict, size: int) -> DetDataSample:
             scale_factor=(1.0, 1.0),
             flip=False,
             flip_direction=None,
-            border=np.array([0, size, 0, size]),  # of CenterNet's crop
+            border=np.array([0, size, 0, size]),  # CenterNet's crop
             homography_matrix=np.eye(3, dtype=np.float32),
             frame_id=0,
         )
@@ -243,12 +244,16 @@ def _boxes_as_masks(boxes: torch.Tensor, size: int) -> Iterator[np.ndarray]:
 
 
 def _speaks_of_masks(config: Any) -> bool:
-    """Whether a key of a config has to do with masks; some models stumble on masks unasked."""
+    """Return whether a config has a key about masks; some models fail if they get unused masks."""
     return any('mask' in dotted(path) for path, _ in walk(config))
 
 
 def _semantic_stride(model: dict) -> int:
-    """Of the semantic branch of a hybrid task cascade, whose labels are not resized to it."""
+    """Return the stride of the semantic labels.
+
+    The semantic branch of a hybrid task cascade takes labels of the size of its features, and 1 is
+    right for all other models.
+    """
     roi_head = model.get('roi_head') or {}
     extractor = roi_head.get('semantic_roi_extractor')
     return extractor['featmap_strides'][0] if extractor else 1

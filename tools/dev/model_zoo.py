@@ -1,4 +1,4 @@
-"""Make the tables of docs/model_zoo.md from the metafiles: `python tools/dev/model_zoo.py`."""
+"""Write the tables of docs/model_zoo.md from the metafiles: `python tools/dev/model_zoo.py`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_models(index: StrPath) -> list[dict[str, Any]]:
 
 
 def fill_tables(page: str, models: Iterable[dict[str, Any]]) -> str:
-    """Return ``page`` with its tables made anew.
+    """Return ``page`` with its tables replaced by current ones.
 
     Args:
         page: Markdown with ``<!-- table: DETECTOR, DATA -->`` and ``<!-- end -->`` around each

@@ -1,4 +1,4 @@
-"""How long COCO evaluation takes: mmws.CocoMetric, pycocotools, and MMDetection's metric around it.
+"""Time COCO evaluation by mmws.CocoMetric, by pycocotools, and by MMDetection's metric.
 
     python tools/dev/benchmarks/coco_eval.py
 
@@ -37,7 +37,7 @@ from mmws.data.rle import encode_masks
 from mmws.evaluation import coco_eval, coco_metric
 
 HEIGHT, WIDTH, CLASSES = 480, 640, 80
-SHAPES, VARIANTS = 200, 5  # outlines, and how many shifted and scaled forms of each
+SHAPES, VARIANTS = 200, 5  # number of outlines, and of shifted and scaled copies of each
 ITEMS = coco_metric.ITEMS
 
 

@@ -1,22 +1,23 @@
-"""What Weight Standardization costs: layers of mmws, MMCV and timm against the plain convolution.
+"""Time and memory of layers with Weight Standardization of mmws, MMCV and timm.
 
     python tools/dev/benchmarks/layers.py --json layers.json
 
-prints one table for ResNet-50 with Group Normalization and for Mask R-CNN on it:
+prints a table for ResNet-50 with Group Normalization and one for Mask R-CNN with this backbone.
+Each compares the layers (contestants) with the plain convolution:
 
-- ``filters``: all 53 filters made from the stored ones, and the gradients back, beside the time
-  that merely moving these bytes takes (``floor``);
-- ``train``: one step, forward and backward; ``eval``: one forward pass without gradients;
-- ``saved``: what autograd keeps from forward to backward, each storage counted once;
-- ``calls``: calls of a training step through PyTorch's dispatcher, but for views: what a GPU would
-  launch, more or less. An operator of mmws counts as the one kernel that it is on a GPU; the CPU
-  makes it of two to ten of PyTorch's own.
+- ``filters``: the weight functions of all 53 filters, forward and backward. ``floor`` is the time
+  for copying the same bytes.
+- ``train``: one step, forward and backward. ``eval``: one forward pass without gradients.
+- ``saved``: memory that autograd keeps for the backward pass, each storage counted once.
+- ``calls``: calls of a training step through PyTorch's dispatcher without views, which is about
+  the number of kernels that a GPU would launch. An operator of mmws counts as one call, as it is
+  one kernel on a GPU; on the CPU it consists of two to ten operators of PyTorch.
 
-Freed memory stays with the process, as it does with PyTorch's allocator on a GPU: otherwise page
-faults, which come and go with what else was freed before, would decide between contestants.
+Freed memory stays with the process, as with PyTorch's allocator on a GPU. Without that, page faults
+would decide between contestants, and they depend on what was freed before.
 
-Contestants take turns, so that a drift of the machine hits all alike; times are medians with
-quartiles, ratios to the plain layer medians of the ratios within a turn.
+Contestants take turns, so that a drift of the machine affects all equally. Times are medians with
+quartiles. Ratios to the plain layer are medians of the ratios within a turn.
 """
 
 from __future__ import annotations
@@ -108,7 +109,8 @@ def build_mask_rcnn(conv_cfg: dict) -> nn.Module:
     heads = (cfg.roi_head.bbox_head, cfg.roi_head.mask_head)
     for part in (cfg.backbone, cfg.neck, *heads):
         part.conv_cfg = conv_cfg
-    # As many proposals as boxes are sampled, so that every contestant's heads see as many.
+    # Sample as many RoIs as there are proposals, so that the heads of all contestants get the same
+    # number.
     cfg.train_cfg.rcnn.sampler.num = 64
     return MODELS.build(cfg)
 
@@ -127,7 +129,7 @@ def mask_rcnn_step(size: int) -> Callable[[nn.Module], Tensor]:
     inputs = demo_mm_inputs(1, [(3, size, size)], num_items=[4], num_classes=80, with_mask=True)
 
     def loss(model: Any) -> Tensor:
-        torch.manual_seed(0)  # the same proposals are sampled in every turn
+        torch.manual_seed(0)  # so that every turn samples the same proposals
         data = model.data_preprocessor(inputs, training=True)
         return model.parse_losses(model(**data, mode='loss'))[0]
 
@@ -135,7 +137,7 @@ def mask_rcnn_step(size: int) -> Callable[[nn.Module], Tensor]:
 
 
 def clear_gradients(model: nn.Module) -> None:
-    """Forget all gradients, as ``zero_grad`` of an optimizer does."""
+    """Set all gradients to None, as ``zero_grad`` of an optimizer does."""
     for parameter in model.parameters():
         parameter.grad = None
 
@@ -146,7 +148,7 @@ def convolutions(model: nn.Module) -> list[nn.Conv2d]:
 
 
 def effective_weights(layers: list[Any]) -> list[Tensor]:
-    """Let every layer make the weight it computes with, by its own code."""
+    """Return the effective weights of layers, computed by the code of their library."""
     if isinstance(layers[0], mmws.layers.WeightFunctionMixin):
         return [layer.effective_weight() for layer in layers]
     with mock.patch('torch.nn.functional.conv2d', lambda input, weight, *args: weight):
@@ -159,7 +161,7 @@ def turns(
     """Time the contestants in turn: medians, quartiles and paired ratios to the first, in ms."""
     names = list(contestants)
     times: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(-1, rounds):  # turn -1 warms up
+    for turn in range(-1, rounds):  # Turn -1 is a warm-up, whose times are dropped.
         for i in range(len(names)):
             name = names[(i + turn) % len(names)]
             before(name)
@@ -183,10 +185,11 @@ def time_filters(models: dict[str, nn.Module], rounds: int) -> dict[str, dict[st
     grads = [torch.randn_like(weight) for weight in weights]
 
     def floor() -> None:
-        # Read the filter and write another; read that one's gradient and the filter, write one.
-        made = [weight.clone() for weight in weights]
-        made = [grad + weight for grad, weight in zip(grads, weights)]
-        del made
+        # Forward reads the stored weight and writes the effective one. Backward reads the gradient
+        # and the stored weight and writes a gradient.
+        effective = [weight.clone() for weight in weights]
+        gradients = [grad + weight for grad, weight in zip(grads, weights)]
+        del effective, gradients
 
     def evaluate(name: str) -> None:
         torch.autograd.backward(effective_weights(layers[name]), grads)
@@ -223,7 +226,7 @@ def time_inference(models: dict[str, nn.Module], size: int, rounds: int) -> dict
 
 
 def saved_mib(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> float:
-    """Return how much the graph of one step keeps, in MiB, each storage counted once."""
+    """Return the memory in MiB that the graph of one step keeps, each storage counted once."""
     storages = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -232,13 +235,14 @@ def saved_mib(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> float:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        kept = loss(model.train())  # alive, so that no address is used twice
-    del kept
+        # Hold the graph, so that no address is used twice.
+        graph = loss(model.train())
+    del graph
     return sum(storages.values()) / 2**20
 
 
 class CallCounter(TorchDispatchMode):
-    """Counts calls of the dispatcher, but for views."""
+    """Counts calls of the dispatcher without those that return views."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -272,7 +276,7 @@ def run(args: argparse.Namespace) -> dict[str, dict]:
     if 'saved' in args.sections:
         results['R50 saved'] = {n: {'mib': saved_mib(m, step)} for n, m in models.items()}
     if 'calls' in args.sections:
-        small = resnet_step(64)  # the count does not depend on the size
+        small = resnet_step(64)  # The number of calls does not depend on the size.
         results['R50 calls'] = {n: {'calls': count_calls(m, small)} for n, m in models.items()}
     if 'train' in args.sections:
         results['R50 train step'] = time_training(models, step, args.rounds)

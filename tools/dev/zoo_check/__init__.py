@@ -1,4 +1,4 @@
-"""Over every config of MMDetection: does its model convert, train, fold to the same outputs?"""
+"""Convert, train and fold the model of every config of MMDetection, and compare the outputs."""
 
 from .report import write_report
 from .run import check_zoo

@@ -33,7 +33,7 @@ def main() -> None:
             write_report(args.out, args.report, 'python -m tools.dev.zoo_check')
         print(f'wrote {args.report}')
         return
-    # A scheduler that ends this process ends the workers.
+    # On SIGTERM, which schedulers send, exit through the pool, which kills its workers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit('stopped; the same command goes on'))
     with one_line_errors():
         results = check_zoo(

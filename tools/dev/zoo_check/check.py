@@ -1,4 +1,4 @@
-"""One config of the zoo: build the model, run it, convert it, run it again, fold it, compare."""
+"""Check one config of the zoo: build its model, run, convert, run again, fold, compare."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from mmws.testing.trial import find_run, infer, train_step
 
 FOLD_TOLERANCE = 1e-4
 
-# Weights to download, and images of random size.
+# Settings that download weights or change the size of images at random.
 _DROPPED = ('pretrained', 'batch_augments', 'teacher_ckpt')
-# Numbers of proposals, sampled RoIs and detections: nothing but time.
+# Upper limits for numbers of proposals, sampled RoIs and detections, which cost nothing but time.
 _LIMITS = {'nms_pre': 64, 'max_per_img': 8, 'num': 8, 'max_num': 8}
 
 
 def check_model(cfg: Config) -> Iterator[dict[str, Any]]:
-    """Take one config through all stages, telling the results of each as it is over.
+    """Take one config through all stages; yield the results of each when it has ended.
 
     Yields:
-        Dicts of results. ``stage`` names the stage that begins.
+        Dicts of results. The key ``stage`` names the stage that begins.
 
     Raises:
         Exception: whatever a stage raises. The stage is the last one that was yielded.
@@ -72,10 +72,10 @@ def _build(config: dict) -> nn.Module:
 
 
 def tiny_config(model: dict) -> ConfigDict:
-    """Return the config of a model without what is downloaded, and with few proposals.
+    """Return the config of a model without pretrained weights, and with few proposals.
 
-    Widths and depths stay. Pretrained weights and random image sizes go; numbers of proposals,
-    sampled RoIs and detections become small, for time.
+    Widths and depths stay. Pretrained weights and random image sizes are removed. Numbers of
+    proposals, sampled RoIs and detections are reduced to save time.
     """
     return ConfigDict(rewrite(model, _tiny, ('model',)))
 

@@ -1,4 +1,4 @@
-"""The results of a zoo check as a table by family of models."""
+"""Write the results of a zoo check as a table by family of models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmws.files import replacing
 
 from .run import RESULTS, ZOO, read_results, zoo_configs
 
-# Of what must have happened before, in order: heading of the column, key in the results.
+# The stages in their order: heading of the column, key in the results.
 _STAGES = (
     ('built', 'built'),
     ('ran', 'ran'),
@@ -47,13 +47,13 @@ counts as the model that was run.{pending}
 
 
 def write_report(out: str | Path, document: str | Path, command: str, *, root: Path = ZOO) -> str:
-    """Write the table of a check by family, what was left out, and what failed.
+    """Write the report of a check: a table by family, what failed, and what was left out.
 
     Args:
         out: Folder of the results.
         document: Markdown file to write.
         command: The command line that made the results.
-        root: Folder of the configs, for those that have no result yet.
+        root: Folder of the configs; those in it without a result are counted as pending.
 
     Returns:
         The text.
@@ -77,10 +77,10 @@ def report(results: Iterable[dict[str, Any]], command: str, configs: Iterable[st
     Args:
         results: The results.
         command: As for :func:`write_report`.
-        configs: What is to be checked in all.
+        configs: Names of all configs that are to be checked.
     """
     own = {result['config']: result for result in results}
-    # A model that serves several configs was run for the first of them.
+    # If several configs have the same model, only the first of them was run.
     resolved = {name: own.get(result.get('same_as', name)) for name, result in own.items()}
     pending = {name for name, result in resolved.items() if result is None}
     pending |= {*configs} - own.keys()
@@ -124,7 +124,7 @@ def _table(headings: list[str], rows: list[list[Any]]) -> str:
 
 
 def _causes(results: dict[str, dict]) -> str:
-    """Return one row for each cause: how many configs, which families or names, at what stage."""
+    """Return a table with a row for each cause: number of configs, stage, families or names."""
     groups = defaultdict(list)
     for name, result in results.items():
         groups[_cause(result), result.get('stage', '')].append(name)
@@ -139,7 +139,7 @@ def _causes(results: dict[str, dict]) -> str:
 def _cause(result: dict[str, Any]) -> str:
     if 'error' not in result:
         return f'outputs differ by {result["difference"]:.1e}'
-    # A path says where the package is installed, which is no part of the cause.
+    # Remove paths of the installation, which differ between machines and are no part of the cause.
     error = result['error'].replace(f'{ZOO}/', '').replace('|', '\\|')
     return error if len(error) <= 160 else f'{error[:157]}...'
 

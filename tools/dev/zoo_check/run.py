@@ -1,4 +1,4 @@
-"""Check every config of the zoo, each in a process of its own, with limits; resumable."""
+"""Check the configs of the zoo, each in a process with limits. A check can be resumed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RESULTS = 'results.jsonl'
 
 
 def zoo_configs(root: Path = ZOO) -> list[str]:
-    """Return the configs below ``root`` that are no bases, one of every folder first."""
+    """Return the configs below ``root`` that are no bases, beginning with one of every folder."""
     paths = [p.relative_to(root) for p in sorted(root.glob('**/*.py'))]
     paths = [p for p in paths if '_base_' not in p.parts and p.parts[0] != 'common']
     seen: dict[str, int] = {}
@@ -49,16 +49,16 @@ def check_zoo(
 ) -> Path:
     """Check configs of the zoo and append one JSON line for each to ``out/results.jsonl``.
 
-    Configs that have a line already are skipped, so an interrupted check goes on when it is called
-    again. A config whose model another one has, but for weights, loss of time and numbers of
-    proposals (:func:`tools.dev.zoo_check.check.tiny_config`), gets the line ``same_as`` with its
-    name. What failed leaves its traceback in ``out/failures/``.
+    Configs that already have a line are skipped, so calling the function again resumes an
+    interrupted check. A config that has the same :func:`tools.dev.zoo_check.check.tiny_config` as
+    an earlier one is not run; its line has the name of that config as ``same_as``. Tracebacks of
+    failures are written to ``out/failures/``.
 
     Args:
         out: Folder to write to.
         root: Folder of the configs.
         configs: Names below ``root``; all by default.
-        workers: Processes at a time, of one thread each.
+        workers: Number of processes that run at the same time, each with one thread.
         seconds: Time limit of a config.
         gigabytes: Limit of the private memory of a process.
 
@@ -70,7 +70,7 @@ def check_zoo(
     results = out / RESULTS
     done = {result['config'] for result in read_results(results)}
     configs = list(zoo_configs(root) if configs is None else configs)
-    # What the processes inherit, so that none of them has to import it.
+    # Import and set up here what the forked processes inherit.
     torch.set_num_threads(1)
     register_all_modules()
     os.environ['HF_HUB_OFFLINE'] = '1'
@@ -104,7 +104,7 @@ def check_zoo(
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a file of results; a line that was cut off by an interruption is not."""
+    """Return the lines of a file of results without one that an interruption has cut off."""
     if not path.is_file():
         return []
     results = []
@@ -117,7 +117,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 
 
 def _plan(root: Path, config: str, models: dict[str, str]) -> dict[str, Any] | None:
-    """Return the result of a config that needs no run; None if its model is a new one."""
+    """Return the result of a config that needs no run, None if its model must be run."""
     try:
         cfg = read_zoo_config(root, config, import_custom_modules=False)
         key = json.dumps(tiny_config(cfg.model), sort_keys=True, default=str)
@@ -142,7 +142,8 @@ def read_zoo_config(root: Path, config: str, **options: Any) -> Config:
     if 'model' not in cfg:
         raise ValueError('has no model: a part that other configs take in')
     teacher = cfg.model.get('teacher_config')
-    if isinstance(teacher, str):  # another config, whose pretrained weights are to go as well
+    if isinstance(teacher, str):
+        # The teacher is another config; read it, so that its pretrained weights are removed too.
         cfg.model.teacher_config = Config.fromfile(root.parent / teacher)._cfg_dict
     return cfg
 
@@ -162,7 +163,7 @@ class _Job:
 
 
 class _Pool:
-    """Processes that check one config each and end."""
+    """A pool of processes, each of which checks one config and ends."""
 
     def __init__(
         self, root: Path, out: Path, workers: int, seconds: float, gigabytes: float
@@ -170,7 +171,7 @@ class _Pool:
         self.jobs: list[_Job] = []
         self._root, self._out = root, out
         self._workers, self._seconds, self._gigabytes = workers, seconds, gigabytes
-        # Forked, a process has all modules at once; there is one thread to fork.
+        # A forked process has all modules at once. Forking is safe here, as there is one thread.
         self._context = multiprocessing.get_context('fork')
 
     def __enter__(self) -> _Pool:
@@ -189,12 +190,13 @@ class _Pool:
         arguments = (sender, self._root, config, trace, self._gigabytes)
         process = self._context.Process(target=_work, args=arguments, daemon=True)
         process.start()
-        sender.close()  # of this process, so that the end of the other one is noticed
+        # With this copy closed, `recv` raises EOFError as soon as the process has ended.
+        sender.close()
         deadline = time.monotonic() + self._seconds
         self.jobs.append(_Job(process, receiver, deadline, {'config': config}))
 
     def wait(self) -> list[dict[str, Any]]:
-        """Return the results of the jobs that ended, after about a second at most."""
+        """Wait for about a second at most; return the results of the jobs that have ended."""
         ready = wait([job.connection for job in self.jobs], timeout=1)
         finished = []
         for job in list(self.jobs):
@@ -214,7 +216,7 @@ class _Pool:
 
     @staticmethod
     def _receive(job: _Job) -> bool:
-        """Take in what a job says; return whether it will say more."""
+        """Add a message of a job to its result; return whether the job is still running."""
         try:
             job.result.update(job.connection.recv())
         except EOFError:

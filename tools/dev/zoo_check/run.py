@@ -120,9 +120,9 @@ def _plan(root: Path, config: str, models: dict[str, str]) -> dict[str, Any] | N
     """Return the result of a config that needs no run, None if its model must be run."""
     try:
         cfg = read_zoo_config(root, config, import_custom_modules=False)
-        key = json.dumps(tiny_config(cfg.model), sort_keys=True, default=str)
-    except Exception as error:
+    except Exception as error:  # A config is a program and raises any kind of error.
         return {'config': config, 'stage': 'read', 'error': one_line(error)}
+    key = json.dumps(tiny_config(cfg.model), sort_keys=True, default=str)
     first = models.setdefault(key, config)
     return None if first == config else {'config': config, 'same_as': first}
 
@@ -236,7 +236,7 @@ def _work(sender: Connection, root: Path, config: str, trace: Path, gigabytes: f
         for result in check_model(read_zoo_config(root, config)):
             sender.send(result)
         sender.send({'stage': 'done'})
-    except Exception as error:
+    except Exception as error:  # The error of a stage is the result of the check.
         trace.write_text(traceback.format_exc(), encoding='utf-8')
         sender.send({'error': one_line(error)})
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

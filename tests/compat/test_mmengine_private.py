@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.model import BaseModel, ImgDataPreprocessor
+from mmengine.model import ImgDataPreprocessor
 from mmengine.runner import Runner
 from torch import nn
 
@@ -15,7 +15,13 @@ from mmws.compat.mmengine_private import is_resuming, loads_from, swaps_channels
 def test_the_fallback_agrees_with_a_runner(resume, load_from, tmp_path):
     # Bug: MMEngine renames an attribute, and a training resumes unchecked.
     settings = dict(resume=resume, load_from=load_from)
-    runner = Runner(model=BaseModel(), work_dir=str(tmp_path), cfg=Config(settings), **settings)
+    runner = Runner(
+        model=nn.Identity(),
+        work_dir=str(tmp_path),
+        experiment_name=tmp_path.name,
+        cfg=Config(settings),
+        **settings,
+    )
     without_attributes = SimpleNamespace(cfg=Config(settings))
     assert is_resuming(runner) == is_resuming(without_attributes) == resume
     assert loads_from(runner) == loads_from(without_attributes) == load_from

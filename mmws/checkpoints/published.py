@@ -1,8 +1,8 @@
 """Published weights with Group Normalization, with and without Weight Standardization.
 
-Backbones are those that MMEngine knows by name (``mmengine/hub/openmmlab.json``); detectors and
-their AP are those of MMDetection's model zoo (``configs/gn+ws/metafile.yml`` and
-``configs/gn/metafile.yml``), whose configs also say for which input each backbone was trained.
+The table has the backbones that MMEngine knows by name (``mmengine/hub/openmmlab.json``), and the
+detectors of MMDetection's model zoo with their AP (``configs/gn+ws/metafile.yml`` and
+``configs/gn/metafile.yml``). Their configs say how the images of each backbone were normalized.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 _ZOO = 'https://download.openmmlab.com/mmdetection/v2.0/'
 
-# How the pixels were normalized: torchvision's RGB, and Detectron's BGR.
+# Mean, standard deviation and whether images are RGB, for backbones of torchvision and Detectron.
 _TORCHVISION = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), True)
 _DETECTRON = ((103.53, 116.28, 123.675), (1.0, 1.0, 1.0), False)
 
@@ -27,7 +27,7 @@ class Published:
     checkpoint: str
     """What ``init_cfg`` or ``load_from`` takes: a name of MMEngine's hub, or a URL."""
     files: tuple[str, ...]
-    """Names under which the file may lie about, the one that downloads get first."""
+    """Names of the file, first the one that a download gets."""
     type: str
     """Backbone: ``ResNet`` or ``ResNeXt`` of MMDetection, ``style='pytorch'``."""
     depth: int
@@ -85,10 +85,11 @@ _R101 = ('ResNet', 101, 1, 64)
 _X50 = ('ResNeXt', 50, 32, 4)
 _X101 = ('ResNeXt', 101, 32, 4)
 
-# Of several that fit, find_pretrained takes the first.
+# If several backbones fit, find_pretrained takes the first.
 # fmt: off
 BACKBONES: tuple[Published, ...] = (
-    # By the authors of Weight Standardization, first the name of MMEngine's copy, then of theirs.
+    # These are by the authors of Weight Standardization. The first file name is that of MMEngine's
+    # copy, the second is theirs.
     _backbone('jhu/resnet50_gn_ws', _R50, 'WS',
               ('resnet50_gn_ws-15beedd8.pth', 'R-50-GN-WS.pth.tar')),
     _backbone('jhu/resnet101_gn_ws', _R101, 'WS',
@@ -99,13 +100,13 @@ BACKBONES: tuple[Published, ...] = (
               ('resnext101_32x4d_gn_ws-34ac1a9e.pth', 'X-101-GN-WS.pth.tar')),
     _backbone('jhu/resnext50_32x4d_gn', _X50, None, ('resnext50_32x4d_gn-c7e8b754.pth',)),
     _backbone('jhu/resnext101_32x4d_gn', _X101, None, ('resnext101_32x4d_gn-ac3bb84e.pth',)),
-    # Converted from Detectron, whose pixels are BGR.
+    # These are converted from Detectron, which trains on BGR images.
     _backbone('detectron/resnet50_gn', _R50, None, ('resnet50_gn-9186a21c.pth',), _DETECTRON),
     _backbone('detectron/resnet101_gn', _R101, None, ('resnet101_gn-cac0ab98.pth',), _DETECTRON),
     _backbone('contrib/resnet50_gn', _R50, None, ('resnet50_gn_thangvubk-ad1730dd.pth',)),
 )
 
-# Each after the backbone that it started from.
+# The second argument is the backbone that the training started from.
 DETECTORS: tuple[Published, ...] = (
     _detector('gn+ws/faster-rcnn_r50_fpn_gn-ws-all_1x_coco.py', 'jhu/resnet50_gn_ws',
               'faster_rcnn_r50_fpn_gn_ws-all_1x_coco_20200130-613d9fe2', 39.7),
@@ -149,8 +150,8 @@ DETECTORS: tuple[Published, ...] = (
 )
 # fmt: on
 
-# For each weight function the one that weights must have been trained with: AWS and WN compute
-# exactly what plain weights do.
+# The weight function that pretrained weights of a layer must have. AWS and WN are initialized from
+# plain weights such that they compute the same as the plain layer.
 _SERVES = {'WS': 'WS', None: None, 'AWS': None, 'WN': None}
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from mmws.config.tree import kind
+
 _ZOO = 'https://download.openmmlab.com/mmdetection/v2.0/'
 
 # Mean, standard deviation and whether images are RGB, for backbones of torchvision and Detectron.
@@ -194,15 +196,14 @@ def lookup(name: str) -> Published | None:
 def _architecture(cfg: Mapping[str, Any]) -> tuple[Any, ...] | None:
     """Return type, depth, groups and width, None if it is no ResNet as published."""
     cfg = dict(cfg)
-    kind = str(cfg.get('type')).rpartition('.')[2]
     plain = dict(
         style='pytorch', base_channels=64, stem_channels=64, in_channels=3,
         deep_stem=False, avg_down=False,
     )  # fmt: skip
     if any(cfg.get(key) not in (None, value) for key, value in plain.items()):
         return None
-    if kind == 'ResNeXt':
-        return kind, cfg.get('depth'), cfg.get('groups', 1), cfg.get('base_width', 4)
-    if kind == 'ResNet':
-        return kind, cfg.get('depth'), 1, 64
+    if kind(cfg) == 'ResNeXt':
+        return 'ResNeXt', cfg.get('depth'), cfg.get('groups', 1), cfg.get('base_width', 4)
+    if kind(cfg) == 'ResNet':
+        return 'ResNet', cfg.get('depth'), 1, 64
     return None

@@ -1,4 +1,4 @@
-"""What the command lines under ``tools/`` share: options as in MMDetection, errors in one line.
+"""Options that the command lines under ``tools/`` share, and errors in one line.
 
 In messages the library writes its arguments in backticks, `` `out_dir` `` or `` `force=True` ``,
 because the same message reaches those who call its functions. The tools print them as options
@@ -40,9 +40,9 @@ def one_line_errors(
     A :class:`mmws.data.errors.DataError` gets one line for each problem in the data.
 
     Args:
-        *kinds: What is a mistake; anything else is a bug and keeps its traceback. By default
-            ``ValueError``, ``OSError`` and ``ImportError``, which the library raises for what a
-            user can mend before the work begins.
+        *kinds: Classes of errors that are mistakes; any other error is a bug and keeps its
+            traceback. By default ``ValueError``, ``OSError`` and ``ImportError``, which the library
+            raises for what a user can correct before the work begins.
     """
     mistakes = kinds or (ValueError, OSError, ImportError)
     lines = None
@@ -50,7 +50,7 @@ def one_line_errors(
         yield
     except mistakes as error:
         lines = error.lines if isinstance(error, DataError) else [str(error)]
-    # Outside of `except`: the error's traceback would keep the runner and its threads alive.
+    # Exit outside of `except`: the traceback of the error keeps the runner and its threads alive.
     if lines is not None:
         sys.exit('\n'.join(f'error: {as_options(" ".join(line.split()))}' for line in lines))
 

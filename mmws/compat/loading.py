@@ -23,7 +23,8 @@ def allow_checkpoint_classes() -> None:
     does nothing where it is not installed, or with an older PyTorch, which does not check by
     default.
     """
-    if torch.__version__ < (2, 6) or not is_installed('mmengine'):
+    release = tuple(map(int, torch.__version__.split('.')[:2]))
+    if release < (2, 6) or not is_installed('mmengine'):
         return
     from mmengine.logging.history_buffer import HistoryBuffer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from types import ModuleType
 
 LOGGER = logging.getLogger('mmws')
@@ -11,7 +12,7 @@ LOGGER = logging.getLogger('mmws')
 class _ToMMEngine(logging.Handler):
     """Hands records to MMEngine's current logger, which also writes the log file of a training."""
 
-    def __init__(self, print_log: object) -> None:
+    def __init__(self, print_log: Callable[..., None]) -> None:
         super().__init__()
         self._print_log = print_log
 

@@ -14,12 +14,15 @@ from mmws.compat import is_installed
 
 def unwrap(model: nn.Module) -> nn.Module:
     """Return a model without wrappers for parallel training and test-time augmentation."""
-    while isinstance(model, (DataParallel, DistributedDataParallel)) or _is_mmengine_wrapper(model):
-        model = model.module
-    return model
+    wrapped: Any = model
+    while _is_wrapper(wrapped):
+        wrapped = wrapped.module
+    return wrapped
 
 
-def _is_mmengine_wrapper(model: nn.Module) -> bool:
+def _is_wrapper(model: nn.Module) -> bool:
+    if isinstance(model, (DataParallel, DistributedDataParallel)):
+        return True
     # A model can only be in a wrapper of MMEngine if MMEngine's models have been imported.
     mmengine = sys.modules.get('mmengine.model')
     return mmengine is not None and (

@@ -29,7 +29,7 @@ def model_override(model: dict, old: int) -> dict:
     for path, value in walk(model, enter=lambda path, _: not {*path} & {*NOT_HEADS}):
         if path[-1:] == ('num_classes',) and value == old:
             # A list in a config replaces the base's as a whole, e.g. the heads of a cascade.
-            *parents, key = takewhile(lambda key: isinstance(key, str), path)
+            *parents, key = map(str, takewhile(lambda key: isinstance(key, str), path))
             node = override
             for parent in parents:
                 node = node.setdefault(parent, {})

@@ -45,7 +45,7 @@ def check_model(cfg: Config) -> Iterator[dict[str, Any]]:
 
     yield {'stage': 'convert'}
     model = mmws.convert(model, conv='WS', norm='GN')
-    report = model.conversion_report
+    report: Any = model.conversion_report
     yield {'converted': True, 'convs': len(report.convs), 'norms': len(report.norms)}
 
     yield {'stage': 'run converted'}

@@ -1,4 +1,4 @@
-"""The hook that initialises layers with Weight Normalization on the first batch of a training."""
+"""A hook for the data-dependent initialisation of layers with Weight Normalization."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from mmws.registry import HOOKS
 
 @HOOKS.register_module()
 class WeightNormInitHook(Hook):
-    """Run :func:`init_weight_norm` on the first batch of a training, before its first iteration.
+    """Run :func:`mmws.init_weight_norm` on the first batch, before the first training iteration.
 
-    ``custom_hooks = [dict(type='mmws.WeightNormInitHook')]`` in a config.
+    A config adds the hook by ``custom_hooks = [dict(type='mmws.WeightNormInitHook')]``.
 
-    What is already trained is kept: layers found in a checkpoint that the runner resumes or loads
-    (``load_from``), with or without :math:`g`, and modules whose ``init_cfg`` is ``Pretrained``.
+    Layers that are already trained are left as they are: those whose weight is in a checkpoint that
+    the runner resumes or loads (``load_from``), and those in modules whose ``init_cfg`` is
+    ``Pretrained``.
 
     Args:
-        keep: Names of further modules to leave as they are, with all that is in them.
+        keep: Names of further modules whose layers are left as they are.
     """
 
     def __init__(self, keep: Collection[str] = ()) -> None:
@@ -60,10 +61,10 @@ def _is_pretrained(module: nn.Module) -> bool:
 
 
 def _forward_loss(model: Any, data_batch: Any) -> Any:
-    # A copy: preprocessors and losses change annotations in place.
+    # Preprocessors and losses change annotations in place, but the training needs the batch too.
     data = model.data_preprocessor(copy.deepcopy(data_batch), training=True)
     if isinstance(data, dict):
         return model(**data, mode='loss')
-    return (
-        model(*data, mode='loss') if isinstance(data, (tuple, list)) else model(data, mode='loss')
-    )
+    if isinstance(data, (tuple, list)):
+        return model(*data, mode='loss')
+    return model(data, mode='loss')

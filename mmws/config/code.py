@@ -1,10 +1,12 @@
 """Write configs as Python source, formatted as ``ruff format`` would."""
 
+from __future__ import annotations
+
 import keyword
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 from mmengine.config import Config
 
@@ -52,7 +54,7 @@ def _flat(value: Any) -> str:
     return f'{opening}{inside}{comma}{closing}'
 
 
-def _pieces(value: Union[dict, list, tuple]) -> 'tuple[str, list[tuple[str, Any]], str]':
+def _pieces(value: dict | list | tuple) -> tuple[str, list[tuple[str, Any]], str]:
     """Return the opening bracket, (text before the value, value) of each entry, the closing one."""
     if isinstance(value, dict):
         if all(isinstance(k, str) and k.isidentifier() and not keyword.iskeyword(k) for k in value):
@@ -75,7 +77,7 @@ def is_under(path: str, folder: str) -> bool:
     return os.path.commonpath([path, folder]) == folder
 
 
-def base_path(base: Union[str, Path], out: Path) -> str:
+def base_path(base: str | Path, out: Path) -> str:
     """Return the value of ``_base_`` in the config ``out``.
 
     It is relative if both files are under the current folder, else absolute.

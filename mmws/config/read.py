@@ -4,14 +4,13 @@ import difflib
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Optional, Union
 
 from mmengine.config import Config
 
 from .typos import warn_about_typos
 
 
-def read_config(path: Union[str, Path], name: str = 'config') -> Config:
+def read_config(path: str | Path, name: str = 'config') -> Config:
     """Read a config file of MMEngine, from a path or out of an installed package.
 
     Args:
@@ -46,7 +45,7 @@ def read_config(path: Union[str, Path], name: str = 'config') -> Config:
         raise ValueError(message) from error
 
 
-def load_config(config: Union[str, Path], cfg_options: Optional[dict] = None) -> Config:
+def load_config(config: str | Path, cfg_options: dict | None = None) -> Config:
     """Read a config file and apply overrides to it.
 
     Args:
@@ -69,7 +68,7 @@ def load_config(config: Union[str, Path], cfg_options: Optional[dict] = None) ->
     return cfg
 
 
-def _closest(file: Path) -> Optional[Path]:
+def _closest(file: Path) -> Path | None:
     """Return a config with a similar name in the folder of the missing file or in one below it."""
     beside = {
         other.name: other for other in (*file.parent.glob('*/*.py'), *file.parent.glob('*.py'))

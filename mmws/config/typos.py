@@ -1,8 +1,10 @@
 """Find misspelt keys in overrides of a config, which MMEngine adds as new settings."""
 
+from __future__ import annotations
+
 import difflib
 import logging
-from typing import Any, Optional
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -10,7 +12,7 @@ from mmengine.logging import print_log
 from .tree import dotted, walk
 
 
-def warn_about_typos(cfg: Config, options: dict) -> 'list[str]':
+def warn_about_typos(cfg: Config, options: dict) -> list[str]:
     """Log and return a warning for each key that looks like a misspelling of an existing one.
 
     A key that does not exist is suspicious if it resembles a key of the same dict, or if a key of
@@ -37,7 +39,7 @@ def warn_about_typos(cfg: Config, options: dict) -> 'list[str]':
     return warnings
 
 
-def _what_was_meant(tree: dict, parts: 'list[str]') -> Optional[str]:
+def _what_was_meant(tree: dict, parts: list[str]) -> str | None:
     """Return the existing key that ``parts`` probably stand for, ``None`` if they are right."""
     node: Any = tree
     above = []
@@ -61,7 +63,7 @@ def _what_was_meant(tree: dict, parts: 'list[str]') -> Optional[str]:
     return None
 
 
-def _children(node: Any) -> 'dict[str, Any]':
+def _children(node: Any) -> dict[str, Any]:
     if isinstance(node, dict):
         return {str(key): value for key, value in node.items()}
     if isinstance(node, (list, tuple)):
@@ -69,7 +71,7 @@ def _children(node: Any) -> 'dict[str, Any]':
     return {}
 
 
-def _closest(part: str, names: 'dict[str, Any]') -> Optional[str]:
+def _closest(part: str, names: dict[str, Any]) -> str | None:
     # Indices of lists are no names that could be misspelt.
     plain = {_plain(name): name for name in names if not name.isdigit()}
     # A cutoff of 0.8 finds 'lr' for 'lrr', and does not find 'max_epochs' for 'max_iters'.

@@ -1,9 +1,11 @@
 """Colours for the classes of a data set."""
 
+from __future__ import annotations
+
 import colorsys
 
 
-def make_palette(count: int) -> 'list[tuple[int, int, int]]':
+def make_palette(count: int) -> list[tuple[int, int, int]]:
     """Return ``count`` RGB colours (0-255) for drawing, neighbours far apart in hue."""
     # Steps of the golden ratio stay away from all earlier hues for as long as that is possible;
     # the brightness tells apart what many classes bring together.

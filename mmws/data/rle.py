@@ -1,10 +1,12 @@
 """Masks as COCO's compressed run-length encoding, in the form that JSON can hold."""
 
+from __future__ import annotations
+
 import numpy as np
 from pycocotools import mask as mask_utils
 
 
-def encode_masks(masks: np.ndarray) -> 'list[dict]':
+def encode_masks(masks: np.ndarray) -> list[dict]:
     """Encode masks exactly.
 
     Args:

@@ -1,5 +1,7 @@
 """Test-time augmentation by mirroring, with the settings of MMDetection's test script."""
 
+from __future__ import annotations
+
 import copy
 
 from mmengine.config import Config
@@ -34,7 +36,7 @@ def enable_tta(cfg: Config) -> None:
     cfg.model = dict(copy.deepcopy(cfg.get('tta_model') or _MODEL), module=cfg.model)
 
 
-def _mirrored(pipeline: 'list[dict]') -> 'list[dict]':
+def _mirrored(pipeline: list[dict]) -> list[dict]:
     *before, pack = pipeline
     # Keys of the pipeline replace MMDetection's default, which has all that merging needs.
     keys = pack.get('meta_keys') or ('img_id', 'img_path')

@@ -1,5 +1,7 @@
 """COCO's twelve metrics, by faster-coco-eval where it gives the same numbers as pycocotools."""
 
+from __future__ import annotations
+
 import contextlib
 import gc
 import io
@@ -30,8 +32,8 @@ class CocoResult(NamedTuple):
     stats: np.ndarray
     precision: np.ndarray
     recall: np.ndarray
-    cat_ids: 'tuple[int, ...]'
-    iou_thrs: 'tuple[float, ...]'
+    cat_ids: tuple[int, ...]
+    iou_thrs: tuple[float, ...]
 
 
 def evaluate_coco(
@@ -41,7 +43,7 @@ def evaluate_coco(
     *,
     cat_ids: Sequence[int],
     max_dets: Sequence[int] = (1, 10, 100),
-    iou_thrs: 'Sequence[float] | None' = None,
+    iou_thrs: Sequence[float] | None = None,
 ) -> CocoResult:
     """Evaluate detections as https://cocodataset.org/#detection-eval defines it.
 
@@ -123,7 +125,7 @@ def _paused_gc() -> Iterator[None]:
             gc.enable()
 
 
-def _evaluate(evaluation: COCOeval, detections: 'list[dict]') -> None:
+def _evaluate(evaluation: COCOeval, detections: list[dict]) -> None:
     """Set ``evaluation.eval`` by pycocotools."""
     results = COCO()
     results.dataset = {**evaluation.cocoGt.dataset, 'annotations': detections}
@@ -134,7 +136,7 @@ def _evaluate(evaluation: COCOeval, detections: 'list[dict]') -> None:
     evaluation.cocoDt = None
 
 
-def _evaluate_faster(evaluation: COCOeval, detections: 'list[dict]') -> None:
+def _evaluate_faster(evaluation: COCOeval, detections: list[dict]) -> None:
     """Set ``evaluation.eval`` by faster-coco-eval, and sort the parameters as pycocotools does."""
     from .faster import FasterEvaluation
 
@@ -150,7 +152,7 @@ def _evaluate_faster(evaluation: COCOeval, detections: 'list[dict]') -> None:
 
 def _detections(
     ground_truth: COCO, predictions: Iterable[dict], iou_type: str, cat_ids: Sequence[int]
-) -> 'Iterator[dict[str, Any]]':
+) -> Iterator[dict[str, Any]]:
     """Yield the detections as annotations of COCO.
 
     ``COCO.loadRes`` of pycocotools makes the same from a JSON file, in several times the time.
@@ -181,14 +183,14 @@ def _detections(
             }
 
 
-def _areas(masks: 'list[dict]') -> 'list[float]':
+def _areas(masks: list[dict]) -> list[float]:
     # pycocotools counts masks in 8 bits, so a call must have at most 255.
     chunks = (masks[i : i + 255] for i in range(0, len(masks), 255))
     return [float(area) for chunk in chunks for area in mask_utils.area(chunk)]
 
 
 def _counts_alike(
-    ground_truth: COCO, predictions: 'list[dict]', iou_type: str, cat_ids: Sequence[int]
+    ground_truth: COCO, predictions: list[dict], iou_type: str, cat_ids: Sequence[int]
 ) -> bool:
     """Return whether faster-coco-eval and pycocotools are known to count these data alike."""
     evaluated = {*cat_ids}

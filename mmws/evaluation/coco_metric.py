@@ -1,12 +1,14 @@
 """MMDetection's COCO metric with a faster evaluation."""
 
+from __future__ import annotations
+
 import contextlib
 import io
 import os
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 from mmdet.datasets.api_wrappers import COCO
@@ -50,7 +52,7 @@ class CocoMetric(MMDetCocoMetric):
     _coco_api: Any  # MMDetection's COCO; None until annotations without a file are converted.
     cat_ids: Any  # Ids of the classes; None until the first evaluation.
 
-    def __init__(self, *args: Any, pr_curves: Optional[str] = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, pr_curves: str | None = None, **kwargs: Any) -> None:
         if pr_curves is not None:
             require_picture(pr_curves)
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
@@ -59,7 +61,7 @@ class CocoMetric(MMDetCocoMetric):
             self._coco_api = countable(self._coco_api)
         self.pr_curves = pr_curves
 
-    def compute_metrics(self, results: list) -> 'dict[str, float]':
+    def compute_metrics(self, results: list) -> dict[str, float]:
         if self.format_only or not {'bbox', 'segm'}.issuperset(self.metrics):
             return super().compute_metrics(results)
         annotated, predictions = zip(*results)
@@ -88,7 +90,7 @@ class CocoMetric(MMDetCocoMetric):
             draw_pr_curves(evaluations, self.pr_curves)
         return metrics
 
-    def _prepare(self, annotated: 'Sequence[dict]') -> None:
+    def _prepare(self, annotated: Sequence[dict]) -> None:
         """Set up what needs the annotations of the data set: the COCO object and ids of classes.
 
         Args:
@@ -113,7 +115,7 @@ class CocoMetric(MMDetCocoMetric):
             self.cat_ids = self._coco_api.get_cat_ids(cat_names=classes)
             self.img_ids = self._coco_api.get_img_ids()
 
-    def _named(self, iou_type: str, stats: np.ndarray) -> 'dict[str, float]':
+    def _named(self, iou_type: str, stats: np.ndarray) -> dict[str, float]:
         """Return the metrics that ``metric_items`` asks for, by name."""
         items = self.metric_items or ITEMS[:6]
         for item in items:
@@ -121,7 +123,7 @@ class CocoMetric(MMDetCocoMetric):
                 raise KeyError(f'metric_items: {item!r} is none of {", ".join(ITEMS)}')
         return {f'{iou_type}_{item}': round(float(stats[ITEMS.index(item)]), 3) for item in items}
 
-    def _classwise(self, iou_type: str, evaluation: CocoResult) -> 'dict[str, float]':
+    def _classwise(self, iou_type: str, evaluation: CocoResult) -> dict[str, float]:
         """Log a table with a row for each class; return the AP of each class by name."""
         precision = evaluation.precision[..., -1]
         thrs = list(np.round(evaluation.iou_thrs, 6))
@@ -145,7 +147,7 @@ def mean_precision(precision: np.ndarray) -> float:
     return float(known.mean()) if known.size else float('nan')
 
 
-def log_table(title: str, header: 'list[str]', rows: 'Iterable[tuple[str, Iterable]]') -> None:
+def log_table(title: str, header: list[str], rows: Iterable[tuple[str, Iterable]]) -> None:
     """Log a table of (name, numbers) rows."""
     body = [
         [name, *(f'{x:.3f}' if isinstance(x, float) else x for x in numbers)]

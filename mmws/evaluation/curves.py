@@ -1,7 +1,8 @@
 """Plots of precision over recall."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Union
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from mmws.files import replacing
 from .coco_eval import CocoResult
 
 
-def require_picture(path: Union[str, Path]) -> None:
+def require_picture(path: str | Path) -> None:
     """Check that :func:`draw_pr_curves` can write to ``path``.
 
     Raises:
@@ -27,7 +28,7 @@ def require_picture(path: Union[str, Path]) -> None:
         )
 
 
-def draw_pr_curves(results: 'dict[str, CocoResult]', path: Union[str, Path]) -> None:
+def draw_pr_curves(results: dict[str, CocoResult], path: str | Path) -> None:
     """Draw precision over recall, for objects of all sizes and the largest limit of detections.
 
     A panel has a coloured curve for each IoU threshold, the mean of all classes, and a grey curve

@@ -1,5 +1,7 @@
 """COCO evaluation by faster-coco-eval. Import it only where that package is installed."""
 
+from __future__ import annotations
+
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -25,7 +27,7 @@ class FasterEvaluation(COCOeval_faster):
     def __init__(
         self,
         ground_truth: COCO,
-        detections: 'list[dict]',
+        detections: list[dict],
         iou_type: str,
         cat_ids: Sequence[int],
     ) -> None:
@@ -49,7 +51,7 @@ class FasterEvaluation(COCOeval_faster):
             if key in self._objects:
                 self._detections[key].append((detection['score'], detection[shape]))
 
-    def computeIoU(self, imgId: int, catId: int) -> 'np.ndarray | list':
+    def computeIoU(self, imgId: int, catId: int) -> np.ndarray | list:
         """Return IoUs (N, G) of the N best detections, by falling score, with the G objects."""
         objects, detections = self._objects[imgId, catId], self._detections[imgId, catId]
         if not objects or not detections:
@@ -64,7 +66,7 @@ class FasterEvaluation(COCOeval_faster):
 class _Results:
     """The part of a COCO object of detections that faster-coco-eval uses, without its indices."""
 
-    def __init__(self, ground_truth: COCO, detections: 'list[dict]') -> None:
+    def __init__(self, ground_truth: COCO, detections: list[dict]) -> None:
         self.imgs = ground_truth.imgs
         self.detections = detections
 
@@ -72,6 +74,6 @@ class _Results:
         """Return all ids; the arguments select nothing, as they name all images and classes."""
         return range(1, len(self.detections) + 1)
 
-    def loadAnns(self, ids: range) -> 'list[dict]':
+    def loadAnns(self, ids: range) -> list[dict]:
         """Return all detections."""
         return self.detections

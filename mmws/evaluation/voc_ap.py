@@ -5,6 +5,8 @@ they give AP^r of Hariharan et al., "Simultaneous Detection and Segmentation", E
 (https://arxiv.org/abs/1407.1808), section 4.
 """
 
+from __future__ import annotations
+
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -33,12 +35,12 @@ class VOCResult(NamedTuple):
 
 def evaluate_voc(
     ground_truth: COCO,
-    predictions: 'Iterable[dict]',
+    predictions: Iterable[dict],
     iou_type: str,
     *,
     cat_ids: Sequence[int],
     iou_thrs: Sequence[float],
-) -> 'dict[float, list[VOCResult]]':
+) -> dict[float, list[VOCResult]]:
     """Evaluate detections by VOC's rules.
 
     A detection is assigned to the object of its class and image with the largest IoU. Detections
@@ -70,13 +72,13 @@ def evaluate_voc(
     }
 
 
-def _is_difficult(annotation: 'dict[str, Any]') -> bool:
+def _is_difficult(annotation: dict[str, Any]) -> bool:
     return bool(annotation.get('difficult', annotation.get('iscrowd', 0)))
 
 
 def _best_matches(
-    ground_truth: COCO, predictions: 'Iterable[dict]', iou_type: str, cat_ids: Sequence[int]
-) -> 'dict[int, np.ndarray]':
+    ground_truth: COCO, predictions: Iterable[dict], iou_type: str, cat_ids: Sequence[int]
+) -> dict[int, np.ndarray]:
     """Return (score, IoU, object, difficult) of each detection with its best object, by category.
 
     Objects are numbered from 0. A detection in an image without objects of its class has object -1
@@ -114,7 +116,7 @@ def _best_matches(
     }
 
 
-def _scores_and_shapes(prediction: dict, iou_type: str) -> 'tuple[np.ndarray, list]':
+def _scores_and_shapes(prediction: dict, iou_type: str) -> tuple[np.ndarray, list]:
     """Return scores, (N,), and N shapes as pycocotools compares them: [x, y, w, h], or RLE."""
     if iou_type == 'segm':
         return prediction.get('mask_scores', prediction['scores']), prediction['masks']
@@ -123,7 +125,7 @@ def _scores_and_shapes(prediction: dict, iou_type: str) -> 'tuple[np.ndarray, li
     return prediction['scores'], boxes.tolist()
 
 
-def _shapes_of(ground_truth: COCO, annotations: 'Iterable[dict]', iou_type: str) -> list:
+def _shapes_of(ground_truth: COCO, annotations: Iterable[dict], iou_type: str) -> list:
     if iou_type == 'segm':
         return [ground_truth.annToRLE(annotation) for annotation in annotations]
     return [annotation['bbox'] for annotation in annotations]

@@ -1,5 +1,7 @@
 """PASCAL VOC's metrics in addition to COCO's."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np
@@ -43,7 +45,7 @@ class VOCMetric(CocoMetric):
                 f"mmws.VOCMetric: metric takes 'bbox' and 'segm', not {others.pop()!r}"
             )
 
-    def compute_metrics(self, results: list) -> 'dict[str, float]':
+    def compute_metrics(self, results: list) -> dict[str, float]:
         metrics = super().compute_metrics(results)
         if self.format_only:
             return metrics
@@ -73,7 +75,7 @@ class VOCMetric(CocoMetric):
         return metrics
 
 
-def _mean(values: 'list[float]') -> float:
+def _mean(values: list[float]) -> float:
     """Return the mean over the classes that have ground truth; 0 if none has, as MMDetection."""
     known = [value for value in values if not np.isnan(value)]
     return round(float(np.mean(known)), 3) if known else 0.0

@@ -1,5 +1,7 @@
 """`mmws::folder/name.py`: inherited by configs, opened by MMEngine and MMDetection."""
 
+from __future__ import annotations
+
 import re
 
 import pytest
@@ -24,7 +26,7 @@ HEIRS = [
 ]
 
 
-def scopes(node: object) -> 'set[tuple[str, str]]':
+def scopes(node: object) -> set[tuple[str, str]]:
     """Return the scopes in which MMEngine will look for types, with the types."""
     if isinstance(node, dict):
         found = {(node['_scope_'], node['type'])} if node.get('_scope_') else set()

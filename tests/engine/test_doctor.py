@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import sys
 from types import SimpleNamespace
 
@@ -11,7 +13,7 @@ from tests.helpers.paths import R50_CONFIG
 from tests.helpers.processes import call_tool
 
 
-def about(subject: str, cfg=None) -> 'list[doctor.Finding]':
+def about(subject: str, cfg=None) -> list[doctor.Finding]:
     return [finding for finding in diagnose(cfg) if finding.subject == subject]
 
 

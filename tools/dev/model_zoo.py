@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import yaml
 
@@ -13,7 +13,7 @@ from mmws.engine.cli import one_line_errors
 from mmws.files import replacing
 
 ROOT = Path(__file__).parents[2]
-StrPath = Union[str, Path]
+StrPath = str | Path
 
 _MMDET = 'https://github.com/open-mmlab/mmdetection/blob/main/'
 _COLUMNS = ('config', 'norm', 'images per GPU', 'epochs', 'authors', 'MMDetection', 'weights')

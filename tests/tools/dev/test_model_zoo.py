@@ -1,5 +1,7 @@
 """Metafiles say what the configs and the publishers say, and the page says what they say."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import mmdet
@@ -14,7 +16,7 @@ from tools.dev.model_zoo import fill_tables, read_models
 MODELS = {model['Name']: model for model in read_models(ROOT / 'model-index.yml')}
 
 
-def ap(model: dict) -> 'dict[str, float]':
+def ap(model: dict) -> dict[str, float]:
     results = {}
     for result in model.get('Results', []):
         results.update(result['Metrics'])

@@ -13,6 +13,8 @@ predictions to the numbers, boxes and masks together, and how far the numbers li
 CPU seconds are the better measure on a machine that others use too.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import io
@@ -41,7 +43,7 @@ SHAPES, VARIANTS = 200, 5  # number of outlines, and of shifted and scaled copie
 ITEMS = coco_metric.ITEMS
 
 
-def make_shapes(rng: np.random.Generator) -> 'tuple[list[dict], np.ndarray]':
+def make_shapes(rng: np.random.Generator) -> tuple[list[dict], np.ndarray]:
     """Return RLEs and boxes, (N, 4) as x, y, w, h: the variants of a shape follow each other."""
     masks = np.zeros((SHAPES * VARIANTS, HEIGHT, WIDTH), np.uint8)
     angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
@@ -59,7 +61,7 @@ def make_shapes(rng: np.random.Generator) -> 'tuple[list[dict], np.ndarray]':
     return rles, mask_utils.toBbox(rles)
 
 
-def make_data(images: int, detections: int, seed: int) -> 'tuple[dict, list[dict]]':
+def make_data(images: int, detections: int, seed: int) -> tuple[dict, list[dict]]:
     """Return COCO annotations and predictions; half of these are near an object."""
     rng = np.random.default_rng(seed)
     rles, boxes = make_shapes(rng)
@@ -119,7 +121,7 @@ def recorded_stats() -> Iterator[list]:
         yield found
 
 
-def run(kind: type, path: str, predictions: 'list[dict]') -> 'tuple[float, float, np.ndarray]':
+def run(kind: type, path: str, predictions: list[dict]) -> tuple[float, float, np.ndarray]:
     """Return seconds, CPU seconds, and the twelve numbers of boxes and of masks, (2, 12)."""
     with contextlib.redirect_stdout(io.StringIO()), recorded_stats() as stats:
         metric = kind(ann_file=path, metric=['bbox', 'segm'], metric_items=ITEMS)

@@ -10,6 +10,8 @@ from tests.helpers.digits_config import small_digits
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import run_code, run_python
 
+pytestmark = pytest.mark.e2e
+
 SOURCES = (
     'LICENSE', 'MANIFEST.in', 'README.md', 'configs', 'mmws', 'model-index.yml', 'pyproject.toml',
     'setup.cfg', 'tests', 'tools',
@@ -69,15 +71,14 @@ def wheel(tmp_path_factory):
     return path
 
 
-def test_the_wheel_has_the_configs_and_the_tools_and_no_tests(wheel):
+def test_the_wheel_has_the_configs_and_the_tools_and_nothing_of_developers(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     inside = {name.removeprefix('mmws/.mim/') for name in names if name.startswith('mmws/.mim/')}
     expected = {'model-index.yml'}
     for folder, suffixes in (('configs', ('.py', '.yml')), ('tools', ('.py', '.sh'))):
+        found = (path.relative_to(ROOT) for path in (ROOT / folder).rglob('*'))
         expected |= {
-            str(path.relative_to(ROOT))
-            for path in (ROOT / folder).rglob('*')
-            if path.suffix in suffixes and 'dev' not in path.parts  # tools/dev is for developers
+            str(path) for path in found if path.suffix in suffixes and 'dev' not in path.parts
         }
     assert inside == expected
     assert {name.split('/')[0] for name in names} == {

@@ -13,7 +13,7 @@ from tests.helpers.paths import NARROW_CONFIG
 
 timm = pytest.importorskip('timm')
 
-pytestmark = pytest.mark.usefixtures('mmdet_registered')
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('mmdet_registered')]
 
 
 def randomized(model):

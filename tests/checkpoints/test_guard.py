@@ -30,7 +30,7 @@ from mmws.layers import GroupNorm
 from tests.helpers.paths import NARROW_CONFIG, R50_CONFIG
 from tests.helpers.processes import run_code
 
-pytestmark = pytest.mark.usefixtures('mmdet_registered')
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('mmdet_registered')]
 WS, GN = dict(type='mmws.ConvWS'), dict(type='mmws.GN')
 
 

@@ -14,6 +14,8 @@ import mmws
 from mmws.compat import install_fallback_ops, ops_are_compiled
 from mmws.compat.mmcv_ext import FallbackOpsFinder
 
+pytestmark = pytest.mark.slow
+
 FALLBACK = not ops_are_compiled()
 only_fallback = pytest.mark.skipif(not FALLBACK, reason='MMCV has compiled ops here')
 

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 import mmws  # noqa: F401
 from tests.helpers.zoo_cases import MMDET_CONFIGS, narrowed, read, read_zoo
 
-pytestmark = pytest.mark.usefixtures('mmdet_registered')
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('mmdet_registered')]
 
 _BACKBONES = {'r50': 'r50', 'r101': 'r101', 'x50': 'x50-32x4d', 'x101': 'x101-32x4d'}
 _SUFFIXES = {'2x': '', '1x': '_1x', '20-23-24e': '_20-23-24e'}

@@ -18,7 +18,7 @@ from tests.helpers.digits_config import small_digits
 from tests.helpers.zoo_cases import CONFIGS, ZOO, narrowed, read, read_zoo
 from tools.dev.model_zoo import read_models
 
-pytestmark = pytest.mark.usefixtures('mmdet_registered')
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('mmdet_registered')]
 
 ARCHS = {
     'mask_rcnn': 'MaskRCNN',

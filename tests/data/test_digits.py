@@ -27,6 +27,8 @@ from mmws.data.digits import (
 )
 from tests.helpers.processes import call_tool
 
+pytestmark = pytest.mark.slow
+
 CONFIG = DigitsConfig(num_train=4, num_val=2, voc=True)
 SPLITS = ('train', 'val')
 

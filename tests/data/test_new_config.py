@@ -17,6 +17,8 @@ from mmws.data.palette import make_palette
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import call_tool
 
+pytestmark = pytest.mark.slow
+
 MASK_RCNN = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_2x_coco.py'
 CASCADE = 'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py'
 RETINANET = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'

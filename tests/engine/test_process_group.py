@@ -7,6 +7,8 @@ import pytest
 from mmws.engine.distributed import group_threads
 from tests.helpers.processes import run_python
 
+pytestmark = pytest.mark.e2e
+
 # Two processes train a small model with MMEngine's Runner. The first callback that is registered
 # runs last, right before the interpreter finalizes.
 PROGRAM = """

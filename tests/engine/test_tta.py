@@ -10,6 +10,8 @@ from mmws.engine import evaluate, prepare
 from mmws.engine.tta import enable_tta
 from tests.helpers.paths import DIGITS_CONFIG
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip('mmdet.models', exc_type=ImportError)
 
 

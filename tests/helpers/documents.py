@@ -30,7 +30,8 @@ def document_tests() -> Sybil:
     """Return what makes pytest collect the blocks of the pages."""
     return Sybil(
         parsers=[PythonCodeBlockParser(), _parse_configs, SkipParser()],
-        patterns=['README.md', 'docs/*.md', 'docs/**/*.md'],
+        path=str(ROOT),
+        patterns=['README.md', 'docs/*.md', 'docs/*/*.md'],
         setup=_enter_checkout,
         teardown=_leave_checkout,
     )

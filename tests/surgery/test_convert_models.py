@@ -16,7 +16,7 @@ from mmws.config import read_config
 from mmws.layers import ConvWS2d, GroupNorm
 from mmws.surgery.feeds import CONVOLUTIONS
 
-pytestmark = pytest.mark.usefixtures('mmdet_registered')
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('mmdet_registered')]
 
 
 def plain_convs(model):

@@ -17,6 +17,8 @@ from mmws.surgery.converted import unconverted_config
 from tests.helpers.digits_config import small_digits, write_digits_config
 from tests.helpers.processes import run_tool
 
+pytestmark = pytest.mark.e2e
+
 R50 = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 GNWS_ZOO = 'mmdet::gn+ws/faster-rcnn_r50_fpn_gn-ws-all_1x_coco.py'
 BN = """

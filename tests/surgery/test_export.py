@@ -11,6 +11,8 @@ from torch import nn
 import mmws
 from tests.helpers.paths import NARROW_CONFIG
 
+pytestmark = pytest.mark.slow
+
 
 class Features(nn.Module):
     """Backbone and neck of a detector."""

@@ -14,7 +14,7 @@ from mmws.surgery.fold_files import fold_files
 from tests.helpers.paths import NARROW_CONFIG, ROOT
 from tests.helpers.processes import call_tool, run_code
 
-pytestmark = pytest.mark.usefixtures('mmdet_registered')
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures('mmdet_registered')]
 
 NARROW = f"""
 _base_ = '{NARROW_CONFIG}'

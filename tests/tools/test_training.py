@@ -15,6 +15,8 @@ from tests.helpers.digits_config import small_digits, write_digits_config
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import error_line, run, run_tool
 
+pytestmark = pytest.mark.e2e
+
 # With no threshold, two steps from random weights give scores to compare.
 SHORT = """
 model = dict(test_cfg=dict(rcnn=dict(score_thr=0.0, max_per_img=20)))

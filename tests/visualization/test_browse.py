@@ -17,6 +17,8 @@ from mmws.data.digits import generate_digits
 from tests.helpers.paths import DIGITS_CONFIG, ROOT
 from tests.helpers.processes import call_tool
 
+pytestmark = pytest.mark.slow
+
 CELL, TITLE, GAP = 640, 28, 8
 
 

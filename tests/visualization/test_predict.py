@@ -18,6 +18,8 @@ from mmws.visualization.predict import find_inputs, load_detector, predict
 from tests.helpers.paths import DIGITS_CONFIG
 from tests.helpers.processes import call_tool
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip('mmdet.models', exc_type=ImportError)
 
 CLASSES = tuple('abcdefghij')

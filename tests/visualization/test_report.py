@@ -169,6 +169,7 @@ def test_tool(work_dir, config, tmp_path, monkeypatch, capsys):
         call_tool('report.py', config, work_dir)
 
 
+@pytest.mark.slow
 def test_pictures_of_a_tiny_detector(tmp_path):
     """Untrained weights: what is checked is that picture, size and both halves are there."""
     pytest.importorskip('sklearn')

@@ -16,9 +16,12 @@ from tools.dev.zoo_check.check import check_model
 from tools.dev.zoo_check.report import report
 from tools.dev.zoo_check.run import ZOO, read_results, read_zoo_config, zoo_configs
 
-pytestmark = pytest.mark.skipif(
-    torch.cuda.is_available(), reason='forks a process that may have threads of CUDA by now'
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        torch.cuda.is_available(), reason='forks a process that may have threads of CUDA by now'
+    ),
+]
 
 NARROW = """
 model = dict(

@@ -5,7 +5,7 @@ import pytest
 from tools.dev.zoo_check.check import check_model
 from tools.dev.zoo_check.run import ZOO, read_zoo_config
 
-pytestmark = pytest.mark.usefixtures('mmdet_registered')
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('mmdet_registered')]
 
 SAMPLE = {  # config -> convolutions and norms that are converted
     'atss/atss_r18_fpn_8xb8-amp-lsj-200e_coco.py': (28, 20),

@@ -15,6 +15,7 @@ import pytest
 
 import mmws
 from tests.helpers.paths import ROOT
+from tests.helpers.processes import run_python
 
 OWN = {'mmws', 'tools', 'tests'}
 
@@ -94,3 +95,15 @@ def test_the_version_is_written_once():
     assert mmws.__version__ == released[0] or '## [Unreleased]' in changelog
     citation = (ROOT / 'CITATION.cff').read_text(encoding='utf-8')
     assert re.search(r'^version: (.*)$', citation, re.MULTILINE)[1] == mmws.__version__
+
+
+@pytest.mark.slow
+def test_type_checkers_know_the_public_names(tmp_path):
+    # Bug: names that are imported on first use are `Any` for an editor, which completes nothing.
+    program = tmp_path / 'program.py'
+    program.write_text('import mmws\nreveal_type(mmws.ConvWS2d)\nreveal_type(mmws.convert)\n')
+    # With the options of `make lint`, whose cache saves the time of checking PyTorch.
+    output = run_python('-m', 'mypy', program)
+    layer, function = (line for line in output.splitlines() if 'Revealed type' in line)
+    assert 'mmws.layers.weight_standardization.ConvWS2d' in layer
+    assert 'def (model: ' in function

@@ -15,7 +15,7 @@ from mmengine.logging import MessageHub
 from mmengine.structures import InstanceData, LabelData, PixelData
 from torch import Tensor, nn
 
-from mmws.config.tree import dotted, walk
+from mmws.config.tree import dotted, kind, walk
 
 from .compare import max_difference, tensors_of
 
@@ -169,8 +169,8 @@ def tiny_batch(model: dict, size: int, training: bool = False) -> dict:
         training: Whether the batch is for training.
 
     Returns:
-        A dict with ``inputs``, two images (3, size, size) or videos (2, 3, size, size) of uint8,
-        and ``data_samples`` with boxes, masks, semantic segmentation and proposals.
+        A dict with ``inputs``, two images (3, size, size) of uint8, one image where the model
+        predicts no more at a time, or videos of two frames (2, 3, size, size); and ``data_samples`` with boxes, masks, semantic segmentation and proposals.
     """
     generator = torch.Generator().manual_seed(0)
     preprocessor = model.get('data_preprocessor') or {}
@@ -187,9 +187,10 @@ def tiny_batch(model: dict, size: int, training: bool = False) -> dict:
             'inputs': list(_random_images(generator, 4, 3, height, width)),
             'data_samples': [_reid_sample(identity, height, width) for identity in (0, 0, 1, 1)],
         }
+    images = 2 if training or not _predicts_single_images(model) else 1
     batch = {
-        'inputs': list(_random_images(generator, 2, 3, size, size)),
-        'data_samples': [_sample(model, size) for _ in range(2)],
+        'inputs': list(_random_images(generator, images, 3, size, size)),
+        'data_samples': [_sample(model, size) for _ in range(images)],
     }
     if kind == 'MultiBranchDataPreprocessor' and training:
         # Semi-supervised models get a batch for each of their branches.
@@ -234,6 +235,12 @@ def _sample(model: dict, size: int) -> DetDataSample:
     if 'roi_head' in model and 'rpn_head' not in model:
         sample.proposals = InstanceData(bboxes=boxes.clone(), scores=torch.ones(len(boxes)))
     return sample
+
+
+def _predicts_single_images(config: Any) -> bool:
+    """Whether a model predicts one image at a time: MMCV's masked convolution takes no more."""
+    heads = ('GARPNHead', 'GARetinaHead')
+    return any(kind(value) in heads for _, value in walk(config))
 
 
 def _boxes_as_masks(boxes: torch.Tensor, size: int) -> Iterator[np.ndarray]:

@@ -13,16 +13,21 @@ import torch
 from torch import Tensor
 
 import mmws  # noqa: F401  (provides mmcv._ext)
-from mmws.compat import ops_are_compiled
+from tests.helpers.op_cases import (
+    COMPILED,
+    DEVICES,
+    F64,
+    HALF,
+    ROIS,
+    bilinear,
+    compare,
+    only_fallback,
+)
 
 ops = import_module('mmcv.ops')  # after mmws, whatever the order of the imports above
 
-COMPILED = ops_are_compiled()
-HALF = [torch.float16, torch.bfloat16]
-F64 = {'dtype': torch.float64}
 
-
-@pytest.fixture(params=['cpu', *['cuda'] * torch.cuda.is_available()])
+@pytest.fixture(params=DEVICES)
 def device(request):
     return request.param
 
@@ -32,9 +37,6 @@ def device_of_gpu_op(device):
     if COMPILED and device == 'cpu':
         pytest.skip('compiled MMCV has this op on GPUs only')
     return device
-
-
-only_fallback = pytest.mark.skipif(COMPILED, reason='compiled MMCV differs here')
 
 
 def random_boxes(n: int, size: float = 40.0) -> Tensor:
@@ -49,20 +51,6 @@ def iou_reference(a: list, b: list, offset: int) -> float:
     overlap = max(width, 0) * max(height, 0)
     area_a, area_b = ((c[2] - c[0] + offset) * (c[3] - c[1] + offset) for c in (a, b))
     return overlap / (area_a + area_b - overlap)
-
-
-def bilinear(image: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """`image` (C, H, W), zero outside, at the point (y, x): (C,); differentiable."""
-    height, width = image.shape[1:]
-    value = torch.zeros(image.shape[0], **F64)
-    if not (-1 < y < height and -1 < x < width):
-        return value
-    top, left = math.floor(y), math.floor(x)
-    for i, weight_y in ((top, top + 1 - y), (top + 1, y - top)):
-        for j, weight_x in ((left, left + 1 - x), (left + 1, x - left)):
-            if 0 <= i < height and 0 <= j < width:
-                value = value + image[:, i, j] * weight_y * weight_x
-    return value
 
 
 # ------------------------------------------------------------------------------------------- NMS
@@ -224,16 +212,6 @@ def test_soft_nms_boxes_without_area():
 
 # ----------------------------------------------------------------------------- RoIAlign, RoIPool
 
-# Inside, partly outside on either side, wholly outside, without area, larger than the image.
-ROIS = [
-    [0, 3.3, 2.1, 15.7, 12.9],
-    [1, -9.1, -5.3, 7.7, 6.1],
-    [1, 10.2, 8.4, 31.3, 27.9],
-    [0, 50.1, 60.2, 70.3, 80.4],
-    [0, 6.0, 6.0, 6.0, 6.0],
-    [1, -3.3, -4.1, 40.2, 38.7],
-]
-
 
 def clamped_weights(y: float, x: float, height: int, width: int) -> Tensor:
     """Weights (H, W) of the point (y, x) of RoIAlign: edges extend by one pixel, then zero."""
@@ -283,20 +261,6 @@ def roi_pool_reference(x, rois, size, scale):
             if window.numel():
                 output[r, :, p, q] = window.max(1).values
     return output
-
-
-def compare(run, reference, inputs: list, device: str) -> None:
-    """Asserts equal outputs and equal gradients of all `inputs` under a random output gradient."""
-    actual_inputs = [t.detach().to(device).requires_grad_() for t in inputs]
-    inputs = [t.detach().requires_grad_() for t in inputs]
-    actual, expected = run(*actual_inputs), reference(*inputs)
-    torch.testing.assert_close(actual.cpu(), expected)
-    grad = torch.randn_like(expected)
-    actual_grads = torch.autograd.grad(actual, actual_inputs, grad.to(device))
-    for actual_grad, expected_grad in zip(
-        actual_grads, torch.autograd.grad(expected, inputs, grad)
-    ):
-        torch.testing.assert_close(actual_grad.cpu(), expected_grad)
 
 
 @pytest.mark.parametrize('aligned', [False, True])

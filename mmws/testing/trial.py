@@ -170,12 +170,14 @@ def tiny_batch(model: dict, size: int, training: bool = False) -> dict:
 
     Returns:
         A dict with ``inputs``, two images (3, size, size) of uint8, one image where the model
-        predicts no more at a time, or videos of two frames (2, 3, size, size); and ``data_samples`` with boxes, masks, semantic segmentation and proposals.
+        predicts no more at a time, or videos of two frames (2, 3, size, size); and
+        ``data_samples`` with boxes, masks, semantic segmentation and proposals.
     """
     generator = torch.Generator().manual_seed(0)
     preprocessor = model.get('data_preprocessor') or {}
-    kind = preprocessor.get('type')
-    if kind == 'TrackDataPreprocessor' and not (training and preprocessor.get('use_det_processor')):
+    if kind(preprocessor) == 'TrackDataPreprocessor' and not (
+        training and preprocessor.get('use_det_processor')
+    ):
         videos = 2 if training else 1  # Trackers follow one video at a time.
         return {
             'inputs': list(_random_images(generator, videos, 2, 3, size, size)),
@@ -192,7 +194,7 @@ def tiny_batch(model: dict, size: int, training: bool = False) -> dict:
         'inputs': list(_random_images(generator, images, 3, size, size)),
         'data_samples': [_sample(model, size) for _ in range(images)],
     }
-    if kind == 'MultiBranchDataPreprocessor' and training:
+    if kind(preprocessor) == 'MultiBranchDataPreprocessor' and training:
         # Semi-supervised models get a batch for each of their branches.
         branches = ('sup', 'unsup_teacher', 'unsup_student')
         return {

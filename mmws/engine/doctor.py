@@ -1,12 +1,14 @@
 """Check the installation, and the data of a config, before a long job starts."""
 
+from __future__ import annotations
+
 import platform
 import sys
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -32,7 +34,7 @@ class Finding(NamedTuple):
         return f'{"ok     " if self.ok else "PROBLEM"}  {self.subject}: {self.text}'
 
 
-def diagnose(cfg: Optional[Config] = None) -> 'list[Finding]':
+def diagnose(cfg: Config | None = None) -> list[Finding]:
     """Examine the installation and, with a config, its data.
 
     Args:
@@ -68,7 +70,7 @@ def _torchvision() -> Finding:
     return Finding('torchvision', version('torchvision'))
 
 
-def _gpus() -> 'Iterator[Finding]':
+def _gpus() -> Iterator[Finding]:
     if not torch.cuda.is_available():
         yield Finding('GPU', 'none that PyTorch can use: training runs on the CPU')
     for index in range(torch.cuda.device_count()):
@@ -104,7 +106,7 @@ def _ops() -> Finding:
     return Finding('mmcv ops', 'compiled' if compiled else 'from torchvision')
 
 
-def _pkg_resources() -> 'Iterator[Finding]':
+def _pkg_resources() -> Iterator[Finding]:
     """Check for pkg_resources, which upstream MMEngine imports and setuptools 82 has dropped."""
     try:
         version('mmengine')

@@ -1,8 +1,10 @@
 """A contact sheet of training samples, as the network gets them after augmentation."""
 
+from __future__ import annotations
+
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,7 +28,7 @@ _TITLE = 28  # height of the line below it
 _GAP = 8
 
 
-def browse(cfg: Config, out: Union[str, Path], num_samples: int = 16, seed: int = 0) -> int:
+def browse(cfg: Config, out: str | Path, num_samples: int = 16, seed: int = 0) -> int:
     """Draw training samples with their masks, boxes and class names onto one sheet.
 
     Samples are drawn at random, each once, and go through the whole pipeline of the config, mixes
@@ -77,7 +79,7 @@ def browse(cfg: Config, out: Union[str, Path], num_samples: int = 16, seed: int 
     return len(chosen)
 
 
-def _image(inputs: torch.Tensor, normalize: 'Union[dict, None]') -> np.ndarray:
+def _image(inputs: torch.Tensor, normalize: dict | None) -> np.ndarray:
     """Return RGB, uint8, of shape (H, W, 3), of the network's input, (C, H, W)."""
     image = inputs.permute(1, 2, 0).numpy()  # BGR, as MMCV reads it
     if normalize is not None:
@@ -89,7 +91,7 @@ def _image(inputs: torch.Tensor, normalize: 'Union[dict, None]') -> np.ndarray:
     return np.ascontiguousarray(image.round().clip(0, 255).astype(np.uint8))
 
 
-def _title(sample: 'DetDataSample', image: np.ndarray) -> str:
+def _title(sample: DetDataSample, image: np.ndarray) -> str:
     height, width = image.shape[:2]
     name = Path(sample.metainfo.get('img_path') or '').name
     return f'{name}  {width}x{height}, {len(sample.gt_instances)} objects'.strip()

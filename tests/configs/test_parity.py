@@ -1,5 +1,7 @@
 """Configs that MMDetection has too are its models, so that its published checkpoints fit."""
 
+from __future__ import annotations
+
 import re
 
 import pytest
@@ -41,7 +43,7 @@ BN = [
 ]
 
 
-def pair(ours: str, theirs: str) -> 'tuple[Config, Config]':
+def pair(ours: str, theirs: str) -> tuple[Config, Config]:
     return read_zoo(ours), read(MMDET_CONFIGS / f'{theirs}.py')
 
 

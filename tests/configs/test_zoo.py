@@ -1,5 +1,7 @@
 """Every config of the zoo is what its name says, trains a step and evaluates, on tiny data."""
 
+from __future__ import annotations
+
 import json
 import re
 import shutil
@@ -210,7 +212,7 @@ def _moved(node: object, data: str) -> object:
     return node
 
 
-def _distinct() -> 'list[str]':
+def _distinct() -> list[str]:
     """Return a config for each model that is another one when narrowed, and each data set."""
     chosen = {}
     for name in ZOO:

@@ -1,5 +1,7 @@
 """The command lines from end to end, on a tiny set: train, evaluate, resume on two processes."""
 
+from __future__ import annotations
+
 import json
 import re
 import socket
@@ -40,7 +42,7 @@ def work_dir(config):
     return folder
 
 
-def evaluations(work_dir: Path, pattern: str) -> 'list[dict]':
+def evaluations(work_dir: Path, pattern: str) -> list[dict]:
     text = ''.join(path.read_text() for path in sorted(work_dir.glob(pattern)))
     lines = [json.loads(line) for line in text.splitlines()]
     keep = re.compile(r'coco/(bbox|segm)_')

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +36,7 @@ def config(data) -> Config:
     return cfg
 
 
-def cells(path: Path, count: int, columns: int) -> 'list[np.ndarray]':
+def cells(path: Path, count: int, columns: int) -> list[np.ndarray]:
     sheet = np.asarray(Image.open(path).convert('RGB'))
     tops = [(row * (CELL + TITLE) + GAP, col * (CELL + GAP) + GAP)
             for row, col in (divmod(i, columns) for i in range(count))]  # fmt: skip

@@ -1,5 +1,7 @@
 """Predictions of an untrained detector: what is checked is what is written, and where."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 
@@ -56,7 +58,7 @@ def detector(config, checkpoint):
     return load_detector(config, checkpoint, 'cpu')
 
 
-def write_image(path: Path, seed: int = 0, size: 'tuple[int, int]' = (97, 131)) -> Path:
+def write_image(path: Path, seed: int = 0, size: tuple[int, int] = (97, 131)) -> Path:
     image = np.random.default_rng(seed).integers(0, 255, (*size, 3), np.uint8)
     mmcv.imwrite(image[..., 0] if path.suffix == '.PGM' else image, str(path))
     return path

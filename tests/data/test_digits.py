@@ -17,14 +17,13 @@ from pycocotools.coco import COCO
 pytest.importorskip('sklearn')
 
 from mmws.data.digits import (
-    VOID,
     DigitsConfig,
     generate_digits,
     is_up_to_date,
     mask_to_polygons,
     render_scenes,
-    voc_palette,
 )
+from mmws.data.voc import VOID, voc_palette
 from tests.helpers.processes import call_tool
 
 pytestmark = pytest.mark.slow

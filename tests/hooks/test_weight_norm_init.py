@@ -13,8 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmws import layers
-from mmws.engine import init_weight_norm
-from mmws.layers import ConvTransposeWN2d, ConvWN1d, ConvWN2d, ConvWN3d, LinearWN
+from mmws.layers import ConvTransposeWN2d, ConvWN1d, ConvWN2d, ConvWN3d, LinearWN, init_weight_norm
 
 
 class Net(nn.Module):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
@@ -36,7 +38,8 @@ def check_model(cfg: Config) -> Iterator[dict[str, Any]]:
     yield {'stage': 'build'}
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     config = tiny_config(cfg.model)
-    model = _build(config)
+    with _group_of_one():
+        model = _build(config)
     yield {'built': True, 'parameters': sum(p.numel() for p in model.parameters())}
 
     yield {'stage': 'run'}
@@ -62,6 +65,20 @@ def check_model(cfg: Config) -> Iterator[dict[str, Any]]:
         'difference': difference,
         'compared': sum(t.numel() for t in tensors_of(outputs)),
     }
+
+
+@contextmanager
+def _group_of_one() -> Iterator[None]:
+    """Be a process group of one process, for MMCV's synchronized batch norm (``MMSyncBN``).
+
+    The layer asks for the number of processes when it is built and not later. PyTorch's layer
+    refuses CPUs while there is a group.
+    """
+    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def _build(config: dict) -> nn.Module:

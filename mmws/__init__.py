@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ impo
     from .functional import normalize_weight as normalize_weight
     from .functional import standardize_weight as standardize_weight
     from .hooks import CheckpointRecordHook as CheckpointRecordHook
+    from .hooks import TrainingStepHook as TrainingStepHook
     from .hooks import WeightNormInitHook as WeightNormInitHook
     from .layers import BCN as BCN
     from .layers import WNGRU as WNGRU
@@ -59,6 +60,8 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ impo
     from .surgery import Converted as Converted
     from .surgery import convert as convert
     from .surgery import fold as fold
+    from .training_step import TrainingStep as TrainingStep
+    from .training_step import hold_weights as hold_weights
 
 __version__ = '0.1.0'
 
@@ -68,7 +71,7 @@ _PUBLIC = {
     'checkpoints': ('CheckpointMismatchError', 'find_pretrained'),
     'evaluation': ('CocoMetric', 'VOCMetric'),
     'functional': ('WeightFunction', 'normalize_weight', 'standardize_weight'),
-    'hooks': ('CheckpointRecordHook', 'WeightNormInitHook'),
+    'hooks': ('CheckpointRecordHook', 'TrainingStepHook', 'WeightNormInitHook'),
     'layers': (
         'BCN',
         'ConvAWS2d',
@@ -106,6 +109,7 @@ _PUBLIC = {
         'init_weight_norm',
     ),
     'surgery': ('Converted', 'convert', 'fold'),
+    'training_step': ('TrainingStep', 'hold_weights'),
 }
 _ROOM_OF = {name: room for room, names in _PUBLIC.items() for name in names}
 

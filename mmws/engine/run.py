@@ -126,7 +126,7 @@ def train(cfg: Config) -> Any:
         CheckpointMismatchError: if pretrained weights, or the checkpoint to resume from, were
             trained with other layers than the model's.
     """
-    _add_record_hook(cfg)
+    _add_hooks(cfg, 'mmws.CheckpointRecordHook', 'mmws.TrainingStepHook')
     runner = _build_runner(cfg)
     # The wrapper for parallel training must not outlive the process group.
     model = unwrap(runner.train())
@@ -140,11 +140,11 @@ def unwrap(model: Any) -> torch.nn.Module:
     return model.module if is_model_wrapper(model) else model
 
 
-def _add_record_hook(cfg: Config) -> None:
-    kind = 'mmws.CheckpointRecordHook'
+def _add_hooks(cfg: Config, *kinds: str) -> None:
+    """Add hooks of mmws without arguments, unless the config has them with its own."""
     hooks = list(cfg.get('custom_hooks') or [])
-    if all(hook['type'] != kind for hook in hooks):
-        cfg.custom_hooks = [*hooks, dict(type=kind)]
+    present = {hook['type'] for hook in hooks}
+    cfg.custom_hooks = [*hooks, *(dict(type=kind) for kind in kinds if kind not in present)]
 
 
 def evaluate(cfg: Config, out: Optional[StrPath] = None) -> 'dict[str, float]':
@@ -161,6 +161,7 @@ def evaluate(cfg: Config, out: Optional[StrPath] = None) -> 'dict[str, float]':
         CheckpointMismatchError: if the checkpoint is of another model, or was trained with other
             layers than the model's.
     """
+    _add_hooks(cfg, 'mmws.TrainingStepHook')
     runner = _build_runner(cfg)
     if '://' not in cfg.load_from:
         check_weights(unwrap(runner.model), Checkpoint.read(cfg.load_from).weights)

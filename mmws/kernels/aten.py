@@ -1,194 +1,205 @@
 r"""The operators by PyTorch's own kernels, for any device.
 
-Group normalization with every row a group makes a standardized filter in one call, but with the
-biased variance and with eps inside the root: of a centred row :math:`c` it makes :math:`r\,c`. With
-:math:`u = \sqrt{n / \mathrm{divisor}}` the rest is
+Group normalization with every row a group standardizes filters in one call, but with the biased
+variance and with eps inside the root: it makes :math:`r\,c` of a centred row :math:`c`. With
+:math:`u = \sqrt{n / m}` for the divisor :math:`m` of the wanted variance, :math:`\sigma = u / r`:
 
-.. math:: \hat W_o = \gamma_o f_o\, c + \beta_o, \qquad f = k\, t, \quad k = r p, \quad
-    t = \frac{s}{u}\, p, \quad p_o^2 = \frac{1}{1 + \epsilon / \sigma_o}
+.. math:: \frac{c}{\sigma + \epsilon} = \frac{r\,c}{u + \epsilon r}, \qquad
+    \frac{c}{\sqrt{\sigma^2 + \epsilon}} = \frac{r\,c}{u}
 
-where :math:`\sigma_o = u / r_o`; with eps inside :math:`p = 1`. The gradient is that of batch
-normalization over one row, :math:`\gamma' k [g - \bar g - c\, k^2 \sum g\,c / n]` with
-:math:`\gamma' = \gamma t`.
+the latter with :math:`\epsilon / u^2` in the root of :math:`r`. The gradient is that of batch
+normalization over one row, :math:`t k [g - \bar g - c\, k^2 \sum g\,c / n]`, with
+:math:`k = r u w, t = s w, w = (u^2 + \epsilon u r)^{-1/2}`, or :math:`k = r, t = s / u` with eps
+inside.
 
-Kept of a standardization are :math:`\mu`, :math:`k`, :math:`t` and :math:`f`; of a normalization
-the norms and the factors.
+Small filters of equal length are stacked: for them the number of calls counts, not the copy.
 """
 
 from __future__ import annotations
 
 import math
-import threading
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from mmws.compat.torch_private import flatten, unflatten
+
 _batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
+_weight_norm_backward = torch.ops.aten._weight_norm_interface_backward.default
+_TINY = {dtype: torch.finfo(dtype).tiny for dtype in (torch.float32, torch.float64)}
+
+MAX_STACKED = 2**16
+"""Elements of a layer's filters above which copying them takes longer than a call of their own."""
 
 
-class _Workspace(threading.local):
-    """Memory of a thread of the CPU that one filter after another is written to.
+class _Stack(NamedTuple):
+    """Filters of equal length, of one or many layers."""
 
-    Fresh memory is not in the processor's cache, so that writing it costs more than computing
-    what is written.
-    """
+    members: list[int]
+    """The layers, by their places in the lists of an operator."""
+    n: int
+    """Elements of a filter."""
 
-    max_bytes = 2**24  # more would not stay in the cache either
+    def join(self, tensors: Sequence[Tensor]) -> Tensor | None:
+        """Return rows as one matrix, per-filter vectors as one vector, None for an empty list."""
+        if not tensors:
+            return None
+        first = tensors[self.members[0]]
+        if len(self.members) == 1:
+            return first
+        flat = flatten([tensors[i] for i in self.members])
+        return flat if first.dim() == 1 else flat.view(-1, self.n)
 
-    def __init__(self) -> None:
-        self._memory: dict[torch.dtype, Tensor] = {}
-        self._views: dict[tuple[torch.dtype, torch.Size], Tensor] = {}
+    def split(self, joined: Tensor, into: list[Tensor], like: Sequence[Tensor]) -> None:
+        """Put views of a matrix or vector in the places of the layers."""
+        if len(self.members) == 1:
+            i = self.members[0]
+            into[i] = joined.view(like[i].shape)
+            return
+        views = unflatten(joined.view(-1), [like[i] for i in self.members])
+        for i, view in zip(self.members, views):
+            into[i] = view
 
-    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return memory for a tensor like ``rows``, and a view of it as :math:`(O, n)`."""
-        if not rows.is_cpu or rows.nbytes > self.max_bytes:
-            out = torch.empty_like(rows)
-            return out, out.flatten(1)
-        key = rows.dtype, rows.shape
-        views = self._views.get(key)
-        if views is None:
-            with torch.inference_mode(False):
-                memory = self._memory.get(rows.dtype)
-                if memory is None or memory.numel() < rows.numel():
-                    self._views.clear()  # they are of the smaller memory, which would stay
-                    memory = self._memory[rows.dtype] = rows.new_empty(rows.numel())
-                out = memory[: rows.numel()].view_as(rows)
-                views = self._views[key] = out, out.flatten(1)
-        return views
+    def split_gradients(
+        self, grads: Sequence[Tensor | None], into: list[list[Tensor]], rows: Sequence[Tensor]
+    ) -> None:
+        """Put views of the gradients of rows and vectors in the places of the layers."""
+        for grad, column in zip(grads, into):
+            if column and grad is not None:
+                vectors = column is not into[0]
+                self.split(grad, column, [r.flatten(1)[:, 0] for r in rows] if vectors else rows)
 
 
-_workspace = _Workspace()
+def _stacks(rows: Sequence[Tensor]) -> list[_Stack]:
+    stacks: list[_Stack] = []
+    small: dict[int, _Stack] = {}
+    for i, weight in enumerate(rows):
+        numel = weight.numel()
+        n = numel // weight.shape[0]
+        if numel <= MAX_STACKED and n in small:
+            small[n].members.append(i)
+            continue
+        stack = _Stack([i], n)
+        stacks.append(stack)
+        if numel <= MAX_STACKED:
+            small[n] = stack
+    return stacks
+
+
+def standardize_one(
+    rows: Tensor, gain: Tensor | None, shift: Tensor | None,
+    eps: float, unbiased: bool, eps_inside: bool, scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Standardize the filters of one weight: the weight, its means, and r, each (O, 1)."""
+    o = rows.shape[0]
+    n = rows.numel() // o
+    u = math.sqrt(n / (n - 1)) if unbiased and n > 1 else 1.0
+    smallest = _TINY[rows.dtype]
+    kernel_eps = max(eps / u**2, smallest) if eps_inside else smallest
+    out, mean, r = torch.native_group_norm(rows, None, None, o, 1, n, 1, kernel_eps)
+    # For n == 1 the deviation from the mean is exactly 0, but group_norm returns rounding noise
+    # divided by eps, so multiply by 0.
+    factor = scale if n > 1 else 0.0
+    matrix = out.view(o, n)
+    if not eps_inside:
+        matrix.div_(torch.rsub(r, u, alpha=-eps))  # u + eps r, in one call
+    else:
+        factor /= u
+    if gain is not None:
+        matrix.mul_((gain if factor == 1.0 else gain * factor)[:, None])
+    elif factor != 1.0:
+        out.mul_(factor)
+    if shift is not None:
+        matrix.add_(shift[:, None])
+    return out, mean, r
+
+
+def standardize_one_backward(
+    grad: Tensor, rows: Tensor, gain: Tensor | None, mean: Tensor, r: Tensor,
+    eps: float, unbiased: bool, eps_inside: bool, scale: float,
+    mask: Sequence[bool] = (True, False, False),
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """Return the gradients with respect to rows (1, O, n), gain and shift."""
+    o = rows.shape[0]
+    n = rows.numel() // o
+    u = math.sqrt(n / (n - 1)) if unbiased and n > 1 else 1.0
+    factor = scale if n > 1 else 0.0
+    r = r.view(o)
+    if eps_inside:
+        k, t = r, torch.full_like(r, factor / u)
+    else:
+        t = torch.rsub(r, u * u, alpha=-u * eps).rsqrt_()
+        k = r * t if u == 1.0 else (r * t).mul_(u)
+        if factor != 1.0:
+            t = t.mul_(factor)
+    if grad.dtype != rows.dtype:
+        grad = grad.to(rows.dtype)
+    grad_rows, grad_gain, grad_shift = _batch_norm_backward(
+        grad.view(1, o, n), rows.view(1, o, n), t if gain is None else t * gain,
+        None, None, mean.view(o), k, True, 0.0, mask,
+    )  # fmt: skip
+    grad_rows = grad_rows.view(rows.shape) if mask[0] else None
+    return grad_rows, grad_gain.mul_(t) if mask[1] else None, grad_shift
 
 
 def standardize(
-    rows: Tensor,
-    gain: Tensor | None,
-    shift: Tensor | None,
-    eps: float,
-    eps_inside: bool,
-    divisor: int,
-    scale: float,
-) -> tuple[Tensor, list[Tensor]]:
-    """Standardize every row; see :mod:`mmws.kernels.operators`."""
-    o = rows.shape[0]
-    n = rows.numel() // o
-    u = math.sqrt(n / divisor)
-    # Of a single element the kernel leaves rounding errors, divided by eps; 0 is exact.
-    ratio = scale / u if n > 1 else 0.0
-    kernel_eps = _TINY[rows.dtype]
-    if eps_inside:
-        kernel_eps = max(eps / u**2, kernel_eps)
-    out, mean, r = torch.native_group_norm(rows.view(o, n), None, None, o, 1, n, 1, kernel_eps)
-    if eps_inside:
-        k, t = r, torch.full_like(r, ratio)
-        factor = t
-    else:
-        p = torch.ones_like(r).add_(r, alpha=eps / u).rsqrt_()
-        k, t = r * p, p * ratio
-        factor = p * t
-    if gain is not None:
-        factor = factor * gain[:, None]
-    if not (eps_inside and ratio == 1.0 and gain is None):
-        out.mul_(factor)
-    if shift is not None:
-        out.add_(shift[:, None])
-    return out.view(rows.shape), [mean, k, t, k * t]
-
-
-def restandardize(
-    rows: Tensor,
-    gain: Tensor | None,
-    shift: Tensor | None,
-    kept: list[Tensor],
-    eps: float,
-    eps_inside: bool,
-    divisor: int,
-    scale: float,
-) -> Tensor:
-    """Standardize every row once more, to be used at once; see :mod:`mmws.kernels.operators`."""
-    mean, _, _, f = kept
-    return _again(rows, mean, f, gain, shift)
+    rows: list[Tensor], gains: list[Tensor], shifts: list[Tensor],
+    eps: float, unbiased: bool, eps_inside: bool, scale: float, dtype: torch.dtype,
+) -> list[Tensor]:  # fmt: skip
+    """Standardize all filters; see :mod:`mmws.kernels.operators`."""
+    made: list[Tensor] = [*rows]
+    kept = []
+    for stack in _stacks(rows):
+        out, mean, r = standardize_one(
+            stack.join(rows), stack.join(gains), stack.join(shifts),
+            eps, unbiased, eps_inside, scale,
+        )  # fmt: skip
+        stack.split(out if dtype == out.dtype else out.to(dtype), made, rows)
+        kept += [mean, r]
+    return made + kept
 
 
 def standardize_backward(
-    grad: Tensor,
-    rows: Tensor,
-    gain: Tensor | None,
-    shift: Tensor | None,
-    kept: list[Tensor],
-    eps: float,
-    eps_inside: bool,
-    divisor: int,
-    scale: float,
-    mask: list[bool],
-) -> list[Tensor]:
-    """Gradients, and the rows once more; see :mod:`mmws.kernels.operators`."""
-    o = rows.shape[0]
-    n = rows.numel() // o
-    mean, k, t, f = kept
-    t = t.view(o)
-    grad_rows, grad_gain, grad_shift = _batch_norm_backward(
-        grad.view(1, o, n), rows.view(1, o, n), t if gain is None else t * gain,
-        None, None, mean.view(o), k.view(o), True, 0.0, mask[:3],
-    )  # fmt: skip
-    made = []
-    if mask[0]:
-        made.append(grad_rows.view(rows.shape))
-    if mask[1]:
-        made.append(grad_gain.mul_(t))
-    if mask[2]:
-        made.append(grad_shift)
-    if mask[3]:
-        made.append(_again(rows, mean, f, gain, shift))
-    return made
+    grads: list[Tensor], rows: list[Tensor], gains: list[Tensor], kept: list[Tensor],
+    eps: float, unbiased: bool, eps_inside: bool, scale: float, mask: list[bool],
+) -> list[Tensor]:  # fmt: skip
+    """Gradients of a standardization; see :mod:`mmws.kernels.operators`."""
+    made: list[list[Tensor]] = [[*rows] if needed else [] for needed in mask]
+    for j, stack in enumerate(_stacks(rows)):
+        results = standardize_one_backward(
+            stack.join(grads), stack.join(rows), stack.join(gains), kept[2 * j], kept[2 * j + 1],
+            eps, unbiased, eps_inside, scale, mask,
+        )  # fmt: skip
+        stack.split_gradients(results, made, rows)
+    return [grad for grads in made for grad in grads]
 
 
-_TINY = {dtype: torch.finfo(dtype).tiny for dtype in (torch.float32, torch.float64)}
-
-
-def _again(
-    rows: Tensor, mean: Tensor, factor: Tensor, gain: Tensor | None, shift: Tensor | None
-) -> Tensor:
-    """Return ``(rows - mean) * factor * gain + shift``, where possible in the workspace."""
-    if gain is not None:
-        factor = factor * gain[:, None]
-    out, flat = _workspace.take(rows)
-    torch.sub(rows.view(flat.shape), mean, out=flat).mul_(factor)
-    if shift is not None:
-        flat.add_(shift[:, None])
-    return out
-
-
-def normalize(rows: Tensor, gain: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Give every row the length of its gain; see :mod:`mmws.kernels.operators`."""
-    flat = rows.flatten(1)
-    # An infinite norm makes 0 of a row without direction, and of its gradients.
-    norm = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
-    norm = torch.threshold(norm, 0.0, math.inf)
-    factor = gain[:, None] / norm
-    return (flat * factor).view(rows.shape), [norm, factor]
-
-
-def renormalize(rows: Tensor, gain: Tensor, kept: list[Tensor]) -> Tensor:
-    """Give every row its length, to be used at once; see :mod:`mmws.kernels.operators`."""
-    out, flat = _workspace.take(rows)
-    torch.mul(rows.view(flat.shape), kept[1], out=flat)
-    return out
+def normalize(rows: list[Tensor], gains: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Give every filter the length of its gain; see :mod:`mmws.kernels.operators`."""
+    made: list[Tensor] = [*rows]
+    kept = []
+    for stack in _stacks(rows):
+        matrix = stack.join(rows).view(-1, stack.n)
+        norm = torch.linalg.vector_norm(matrix, dim=1, keepdim=True)
+        # An infinite norm makes 0 of a row without direction, and of its gradients.
+        norm = torch.threshold(norm, 0.0, math.inf)
+        out = matrix * (stack.join(gains)[:, None] / norm)
+        stack.split(out if dtype == out.dtype else out.to(dtype), made, rows)
+        kept.append(norm)
+    return made + kept
 
 
 def normalize_backward(
-    grad: Tensor, rows: Tensor, gain: Tensor, kept: list[Tensor], mask: list[bool]
-) -> list[Tensor]:
-    """Gradients, and the rows once more; see :mod:`mmws.kernels.operators`."""
-    norm = kept[0]
-    grad_rows, grad_gain = torch.ops.aten._weight_norm_interface_backward(
-        grad.flatten(1), rows.flatten(1), gain[:, None], norm, 0
-    )
-    made = []
-    if mask[0]:
-        made.append(grad_rows.view(rows.shape))
-    if mask[1]:
-        made.append(grad_gain.view(-1))
-    if mask[2]:
-        made.append(renormalize(rows, gain, kept))
-    return made
+    grads: list[Tensor], rows: list[Tensor], gains: list[Tensor], kept: list[Tensor],
+    mask: list[bool],
+) -> list[Tensor]:  # fmt: skip
+    """Gradients of a normalization; see :mod:`mmws.kernels.operators`."""
+    made: list[list[Tensor]] = [[*rows] if needed else [] for needed in mask]
+    for stack, norm in zip(_stacks(rows), kept):
+        matrix = stack.join(rows).view(-1, stack.n)
+        grad = stack.join(grads).view(matrix.shape).to(matrix.dtype)
+        gain = stack.join(gains)[:, None]
+        stack.split_gradients(_weight_norm_backward(grad, matrix, gain, norm, 0), made, rows)
+    return [grad for grads in made for grad in grads]

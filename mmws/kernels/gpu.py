@@ -1,18 +1,17 @@
-r"""The operators as one Triton kernel each: a program for every row, sums in the rows' own dtype.
+r"""The operators as one Triton kernel each, a program for every filter of all layers.
 
-Kept are the mean and the variance of every row. With :math:`c` the centred
-row and :math:`g` the gradient, the gradient with respect to a row is
+The filters of one layer are the rows of a matrix. Those of several layers are joined into one
+vector first; a table says where each filter begins and how long it is. Tables depend on shapes
+alone, so that they are made once and may be part of a CUDA graph. Sums are computed in the dtype of
+the rows; weights and their gradients may have another one.
 
-.. math:: \frac{\gamma_o s}{d_o}\left[g - \bar g - c\,\frac{\sum g\,c}{m\,q_o}\right], \qquad
-    q_o = \sigma_o d_o \text{ or } d_o^2
-
-(see :class:`mmws.functional.Standardize`); in a row without variance the last term is 0. With
-:math:`v` the direction of a row, that of a normalization is
-:math:`\frac{\gamma_o}{\lVert V_o \rVert}[g - v \sum g\,v]`; kept are the norms.
+Kept of a standardization are the mean and the variance of every filter, of a normalization the
+norms. The formulas and their gradients are in :mod:`mmws.functional`.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -20,7 +19,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_MAX_BLOCK = 4096  # elements of a row that a program holds at a time
+_MAX_BLOCK = 4096  # elements of a filter that a program holds at a time
+_MAX_JOINED_BLOCK = 1024  # where most filters are shorter than the longest
+
+
+@triton.jit
+def _filter(starts, lengths, n, JOINED: tl.constexpr):
+    """Return index, start and length of the filter of this program."""
+    row = tl.program_id(0)
+    if JOINED:
+        return row, tl.load(starts + row), tl.load(lengths + row)
+    return row, row.to(tl.int64) * n, n
 
 
 @triton.jit
@@ -31,284 +40,258 @@ def _denominator(variance, eps, EPS_INSIDE: tl.constexpr):
 
 
 @triton.jit
-def _factor(gain, row, variance, eps, scale, EPS_INSIDE: tl.constexpr, HAS_GAIN: tl.constexpr):
-    """What a centred row is multiplied by, gamma s / d; 0 where d is 0."""
-    denominator = _denominator(variance, eps, EPS_INSIDE)
-    factor = tl.where(denominator > 0, scale / tl.where(denominator > 0, denominator, 1), 0)
-    if HAS_GAIN:
-        factor *= tl.load(gain + row)
-    return factor
+def _divisor(n, UNBIASED: tl.constexpr):
+    if UNBIASED:
+        return tl.maximum(n - 1, 1)  # one element has no unbiased variance
+    return n
 
 
 @triton.jit
-def _write(rows, out, shift, row, n, mean, factor, HAS_SHIFT: tl.constexpr, BLOCK: tl.constexpr):
-    start = row.to(tl.int64) * n
-    offset = mean * 0
-    if HAS_SHIFT:
-        offset += tl.load(shift + row)
-    for first in range(0, n, BLOCK):
-        columns = first + tl.arange(0, BLOCK)
-        inside = columns < n
-        values = tl.load(rows + start + columns, mask=inside, other=0)
-        tl.store(out + start + columns, (values - mean) * factor + offset, mask=inside)
+def _factor(variance, eps, scale, EPS_INSIDE: tl.constexpr):
+    """Return what a centred filter is multiplied by, s / d; 0 where d is 0."""
+    denominator = _denominator(variance, eps, EPS_INSIDE)
+    return tl.where(denominator > 0, scale / tl.where(denominator > 0, denominator, 1), 0)
 
 
 @triton.jit
 def _standardize(
-    rows, gain, shift, out, means, variances, n, eps, divisor, scale,
-    EPS_INSIDE: tl.constexpr, HAS_GAIN: tl.constexpr, HAS_SHIFT: tl.constexpr,
-    BLOCK: tl.constexpr,
+    rows, gains, shifts, starts, lengths, out, means, variances, n, eps, scale,
+    UNBIASED: tl.constexpr, EPS_INSIDE: tl.constexpr, HAS_GAIN: tl.constexpr,
+    HAS_SHIFT: tl.constexpr, JOINED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0)
-    start = row.to(tl.int64) * n
-    total = tl.zeros([BLOCK], dtype=out.dtype.element_ty)
-    for first in range(0, n, BLOCK):
+    row, start, length = _filter(starts, lengths, n, JOINED)
+    total = tl.zeros([BLOCK], dtype=rows.dtype.element_ty)
+    for first in range(0, length, BLOCK):
         columns = first + tl.arange(0, BLOCK)
-        total += tl.load(rows + start + columns, mask=columns < n, other=0)
-    mean = tl.sum(total) / n
+        total += tl.load(rows + start + columns, mask=columns < length, other=0)
+    mean = tl.sum(total) / length
     # Deviations from the mean in a second pass: a difference of sums would cancel.
-    total = tl.zeros([BLOCK], dtype=out.dtype.element_ty)
-    for first in range(0, n, BLOCK):
+    total = tl.zeros([BLOCK], dtype=rows.dtype.element_ty)
+    for first in range(0, length, BLOCK):
         columns = first + tl.arange(0, BLOCK)
-        inside = columns < n
+        inside = columns < length
         centred = tl.load(rows + start + columns, mask=inside, other=0) - mean
         total += tl.where(inside, centred * centred, 0)
-    variance = tl.sum(total) / divisor
+    variance = tl.sum(total) / _divisor(length, UNBIASED)
     tl.store(means + row, mean)
     tl.store(variances + row, variance)
-    factor = _factor(gain, row, variance, eps, scale, EPS_INSIDE, HAS_GAIN)
-    _write(rows, out, shift, row, n, mean, factor, HAS_SHIFT, BLOCK)
+    factor = _factor(variance, eps, scale, EPS_INSIDE)
+    if HAS_GAIN:
+        factor *= tl.load(gains + row)
+    offset = mean * 0
+    if HAS_SHIFT:
+        offset += tl.load(shifts + row)
+    for first in range(0, length, BLOCK):
+        columns = first + tl.arange(0, BLOCK)
+        inside = columns < length
+        values = tl.load(rows + start + columns, mask=inside, other=0)
+        made = (values - mean) * factor + offset
+        tl.store(out + start + columns, made.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _restandardize(
-    rows, gain, shift, out, means, variances, n, eps, divisor, scale,
-    EPS_INSIDE: tl.constexpr, HAS_GAIN: tl.constexpr, HAS_SHIFT: tl.constexpr,
-    BLOCK: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0)
-    variance = tl.load(variances + row)
-    factor = _factor(gain, row, variance, eps, scale, EPS_INSIDE, HAS_GAIN)
-    _write(rows, out, shift, row, n, tl.load(means + row), factor, HAS_SHIFT, BLOCK)
-
-
-@triton.jit
-def _backward(
-    grad, rows, gain, shift, means, variances, grad_rows, grad_gain, grad_shift, out,
-    n, eps, divisor, scale,
-    EPS_INSIDE: tl.constexpr, HAS_GAIN: tl.constexpr, HAS_SHIFT: tl.constexpr,
+def _standardize_backward(
+    grads, rows, gains, starts, lengths, means, variances, grad_rows, grad_gains, grad_shifts,
+    n, eps, scale,
+    UNBIASED: tl.constexpr, EPS_INSIDE: tl.constexpr, HAS_GAIN: tl.constexpr,
     NEEDS_ROWS: tl.constexpr, NEEDS_GAIN: tl.constexpr, NEEDS_SHIFT: tl.constexpr,
-    NEEDS_OUT: tl.constexpr, BLOCK: tl.constexpr,
+    JOINED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0)
-    start = row.to(tl.int64) * n
+    row, start, length = _filter(starts, lengths, n, JOINED)
     mean = tl.load(means + row)
     variance = tl.load(variances + row)
     sums = tl.zeros([BLOCK], dtype=mean.dtype)
     products = tl.zeros([BLOCK], dtype=mean.dtype)
-    for first in range(0, n, BLOCK):
+    for first in range(0, length, BLOCK):
         columns = first + tl.arange(0, BLOCK)
-        inside = columns < n
-        g = tl.load(grad + start + columns, mask=inside, other=0)
+        inside = columns < length
+        g = tl.load(grads + start + columns, mask=inside, other=0).to(mean.dtype)
         sums += g
-        # Beyond the end of the row the gradient is 0, so what is centred there does not count.
+        # The gradient is 0 beyond the end of the filter, so that what is centred does not count.
         products += g * (tl.load(rows + start + columns, mask=inside, other=0) - mean)
     total = tl.sum(sums)
     product = tl.sum(products)
+    factor = _factor(variance, eps, scale, EPS_INSIDE)
     if NEEDS_GAIN:
-        unit = _factor(gain, row, variance, eps, scale, EPS_INSIDE, False)
-        tl.store(grad_gain + row, product * unit)
+        tl.store(grad_gains + row, product * factor)
     if NEEDS_SHIFT:
-        tl.store(grad_shift + row, total)
-    if NEEDS_ROWS or NEEDS_OUT:
-        factor = _factor(gain, row, variance, eps, scale, EPS_INSIDE, HAS_GAIN)
-        offset = mean * 0
-        if HAS_SHIFT:
-            offset += tl.load(shift + row)
+        tl.store(grad_shifts + row, total)
+    if NEEDS_ROWS:
+        if HAS_GAIN:
+            factor *= tl.load(gains + row)
         quotient = _denominator(variance, eps, EPS_INSIDE)
         quotient *= quotient if EPS_INSIDE else tl.sqrt(variance)
-        quotient *= divisor
+        quotient *= _divisor(length, UNBIASED)
         slope = tl.where(variance > 0, product / tl.where(variance > 0, quotient, 1), 0)
-        for first in range(0, n, BLOCK):
+        for first in range(0, length, BLOCK):
             columns = first + tl.arange(0, BLOCK)
-            inside = columns < n
+            inside = columns < length
             centred = tl.load(rows + start + columns, mask=inside, other=0) - mean
-            if NEEDS_ROWS:
-                g = tl.load(grad + start + columns, mask=inside, other=0)
-                result = factor * (g - total / n - centred * slope)
-                tl.store(grad_rows + start + columns, result, mask=inside)
-            if NEEDS_OUT:
-                tl.store(out + start + columns, centred * factor + offset, mask=inside)
+            g = tl.load(grads + start + columns, mask=inside, other=0).to(mean.dtype)
+            result = factor * (g - total / length - centred * slope)
+            tl.store(grad_rows + start + columns, result, mask=inside)
 
 
 @triton.jit
 def _reciprocal(norm):
-    """1 / norm, 0 for a row of zeros."""
+    """Return 1 / norm, 0 for a filter of zeros."""
     return tl.where(norm > 0, 1 / tl.where(norm > 0, norm, 1), 0)
 
 
 @triton.jit
-def _scale_row(rows, out, row, n, factor, BLOCK: tl.constexpr):
-    start = row.to(tl.int64) * n
-    for first in range(0, n, BLOCK):
+def _normalize(
+    rows, gains, starts, lengths, out, norms, n, JOINED: tl.constexpr, BLOCK: tl.constexpr
+):
+    row, start, length = _filter(starts, lengths, n, JOINED)
+    total = tl.zeros([BLOCK], dtype=rows.dtype.element_ty)
+    for first in range(0, length, BLOCK):
         columns = first + tl.arange(0, BLOCK)
-        values = tl.load(rows + start + columns, mask=columns < n, other=0)
-        tl.store(out + start + columns, values * factor, mask=columns < n)
-
-
-@triton.jit
-def _normalize(rows, gain, out, norms, n, BLOCK: tl.constexpr):
-    row = tl.program_id(0)
-    start = row.to(tl.int64) * n
-    total = tl.zeros([BLOCK], dtype=out.dtype.element_ty)
-    for first in range(0, n, BLOCK):
-        columns = first + tl.arange(0, BLOCK)
-        values = tl.load(rows + start + columns, mask=columns < n, other=0)
+        values = tl.load(rows + start + columns, mask=columns < length, other=0)
         total += values * values
     norm = tl.sqrt(tl.sum(total))
     tl.store(norms + row, norm)
-    _scale_row(rows, out, row, n, tl.load(gain + row) * _reciprocal(norm), BLOCK)
-
-
-@triton.jit
-def _renormalize(rows, gain, out, norms, n, BLOCK: tl.constexpr):
-    row = tl.program_id(0)
-    factor = tl.load(gain + row) * _reciprocal(tl.load(norms + row))
-    _scale_row(rows, out, row, n, factor, BLOCK)
+    factor = tl.load(gains + row) * _reciprocal(norm)
+    for first in range(0, length, BLOCK):
+        columns = first + tl.arange(0, BLOCK)
+        made = tl.load(rows + start + columns, mask=columns < length, other=0) * factor
+        tl.store(out + start + columns, made.to(out.dtype.element_ty), mask=columns < length)
 
 
 @triton.jit
 def _normalize_backward(
-    grad, rows, gain, norms, grad_rows, grad_gain, out, n,
-    NEEDS_ROWS: tl.constexpr, NEEDS_GAIN: tl.constexpr, NEEDS_OUT: tl.constexpr,
-    BLOCK: tl.constexpr,
+    grads, rows, gains, starts, lengths, norms, grad_rows, grad_gains, n,
+    NEEDS_ROWS: tl.constexpr, NEEDS_GAIN: tl.constexpr, JOINED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0)
-    start = row.to(tl.int64) * n
+    row, start, length = _filter(starts, lengths, n, JOINED)
     reciprocal = _reciprocal(tl.load(norms + row))
     products = tl.zeros([BLOCK], dtype=reciprocal.dtype)
-    for first in range(0, n, BLOCK):
+    for first in range(0, length, BLOCK):
         columns = first + tl.arange(0, BLOCK)
-        g = tl.load(grad + start + columns, mask=columns < n, other=0)
-        products += g * tl.load(rows + start + columns, mask=columns < n, other=0)
-    along = tl.sum(products) * reciprocal  # the gradient along the direction of the row
+        inside = columns < length
+        g = tl.load(grads + start + columns, mask=inside, other=0).to(reciprocal.dtype)
+        products += g * tl.load(rows + start + columns, mask=inside, other=0)
+    along = tl.sum(products) * reciprocal  # the gradient along the direction of the filter
     if NEEDS_GAIN:
-        tl.store(grad_gain + row, along)
-    if NEEDS_ROWS or NEEDS_OUT:
-        gain_of_row = tl.load(gain + row)
-        for first in range(0, n, BLOCK):
+        tl.store(grad_gains + row, along)
+    if NEEDS_ROWS:
+        factor = tl.load(gains + row) * reciprocal
+        for first in range(0, length, BLOCK):
             columns = first + tl.arange(0, BLOCK)
-            direction = tl.load(rows + start + columns, mask=columns < n, other=0) * reciprocal
-            if NEEDS_ROWS:
-                g = tl.load(grad + start + columns, mask=columns < n, other=0)
-                result = gain_of_row * reciprocal * (g - direction * along)
-                tl.store(grad_rows + start + columns, result, mask=columns < n)
-            if NEEDS_OUT:
-                tl.store(out + start + columns, direction * gain_of_row, mask=columns < n)
+            inside = columns < length
+            direction = tl.load(rows + start + columns, mask=inside, other=0) * reciprocal
+            g = tl.load(grads + start + columns, mask=inside, other=0).to(reciprocal.dtype)
+            result = factor * (g - direction * along)
+            tl.store(grad_rows + start + columns, result, mask=inside)
 
 
 def standardize(
-    rows: Tensor,
-    gain: Tensor | None,
-    shift: Tensor | None,
-    eps: float,
-    eps_inside: bool,
-    divisor: int,
-    scale: float,
-) -> tuple[Tensor, list[Tensor]]:
-    """Standardize every row; see :mod:`mmws.kernels.operators`."""
-    out, mean, variance = torch.empty_like(rows), *_vectors(rows, 2)
+    rows: list[Tensor], gains: list[Tensor], shifts: list[Tensor],
+    eps: float, unbiased: bool, eps_inside: bool, scale: float, dtype: torch.dtype,
+) -> list[Tensor]:  # fmt: skip
+    """Standardize all filters; see :mod:`mmws.kernels.operators`."""
+    joined = _join(rows)
+    out = torch.empty_like(joined, dtype=dtype)
+    mean, variance = (rows[0].new_empty(_count(rows)) for _ in range(2))
     _launch(
-        _standardize, rows, rows, gain, shift, out, mean, variance, _length(rows),
-        eps, divisor, scale, eps_inside, gain is not None, shift is not None,
+        _standardize, rows, joined, _join(gains), _join(shifts), *_table(rows), out, mean, variance,
+        _length(rows), eps, scale, unbiased, eps_inside, bool(gains), bool(shifts),
     )  # fmt: skip
-    return out, [mean, variance]
-
-
-def restandardize(
-    rows: Tensor,
-    gain: Tensor | None,
-    shift: Tensor | None,
-    kept: list[Tensor],
-    eps: float,
-    eps_inside: bool,
-    divisor: int,
-    scale: float,
-) -> Tensor:
-    """Standardize every row once more; see :mod:`mmws.kernels.operators`."""
-    out = torch.empty_like(rows)
-    _launch(
-        _restandardize, rows, rows, gain, shift, out, *kept, _length(rows),
-        eps, divisor, scale, eps_inside, gain is not None, shift is not None,
-    )  # fmt: skip
-    return out
+    return [*_split(out, rows), mean, variance]
 
 
 def standardize_backward(
-    grad: Tensor,
-    rows: Tensor,
-    gain: Tensor | None,
-    shift: Tensor | None,
-    kept: list[Tensor],
-    eps: float,
-    eps_inside: bool,
-    divisor: int,
-    scale: float,
-    mask: list[bool],
-) -> list[Tensor]:
-    """Gradients, and the rows once more; see :mod:`mmws.kernels.operators`."""
-    shapes = rows.shape, rows.shape[:1], rows.shape[:1], rows.shape
-    made = _asked_for(rows, shapes, mask)
+    grads: list[Tensor], rows: list[Tensor], gains: list[Tensor], kept: list[Tensor],
+    eps: float, unbiased: bool, eps_inside: bool, scale: float, mask: list[bool],
+) -> list[Tensor]:  # fmt: skip
+    """Gradients of a standardization; see :mod:`mmws.kernels.operators`."""
+    joined = _join(rows)
+    made = _outputs(joined, rows, mask)
     _launch(
-        _backward, rows, grad, rows, gain, shift, *kept, *made, _length(rows),
-        eps, divisor, scale, eps_inside, gain is not None, shift is not None, *mask,
+        _standardize_backward, rows, _join(grads), joined, _join(gains), *_table(rows), *kept,
+        *made, _length(rows), eps, scale, unbiased, eps_inside, bool(gains), *mask,
     )  # fmt: skip
-    return [tensor for tensor in made if tensor is not None]
+    return _split_gradients(made, rows)
 
 
-def normalize(rows: Tensor, gain: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Give every row the length of its gain; see :mod:`mmws.kernels.operators`."""
-    out, (norm,) = torch.empty_like(rows), _vectors(rows, 1)
-    _launch(_normalize, rows, rows, gain, out, norm, _length(rows))
-    return out, [norm]
-
-
-def renormalize(rows: Tensor, gain: Tensor, kept: list[Tensor]) -> Tensor:
-    """Give every row its length once more; see :mod:`mmws.kernels.operators`."""
-    out = torch.empty_like(rows)
-    _launch(_renormalize, rows, rows, gain, out, *kept, _length(rows))
-    return out
+def normalize(rows: list[Tensor], gains: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Give every filter the length of its gain; see :mod:`mmws.kernels.operators`."""
+    joined = _join(rows)
+    out, norm = torch.empty_like(joined, dtype=dtype), rows[0].new_empty(_count(rows))
+    _launch(_normalize, rows, joined, _join(gains), *_table(rows), out, norm, _length(rows))
+    return [*_split(out, rows), norm]
 
 
 def normalize_backward(
-    grad: Tensor, rows: Tensor, gain: Tensor, kept: list[Tensor], mask: list[bool]
-) -> list[Tensor]:
-    """Gradients, and the rows once more; see :mod:`mmws.kernels.operators`."""
-    made = _asked_for(rows, (rows.shape, rows.shape[:1], rows.shape), mask)
+    grads: list[Tensor], rows: list[Tensor], gains: list[Tensor], kept: list[Tensor],
+    mask: list[bool],
+) -> list[Tensor]:  # fmt: skip
+    """Gradients of a normalization; see :mod:`mmws.kernels.operators`."""
+    joined = _join(rows)
+    made = _outputs(joined, rows, mask)
     _launch(
-        _normalize_backward, rows, grad, rows, gain, *kept, *made, _length(rows), *mask,
+        _normalize_backward, rows, _join(grads), joined, _join(gains), *_table(rows), *kept, *made,
+        _length(rows), *mask,
     )  # fmt: skip
-    return [tensor for tensor in made if tensor is not None]
+    return _split_gradients(made, rows)
 
 
-def _asked_for(
-    rows: Tensor, shapes: Sequence[torch.Size], mask: Sequence[bool]
-) -> list[Tensor | None]:
-    return [rows.new_empty(shape) if asked else None for shape, asked in zip(shapes, mask)]
+def _join(tensors: Sequence[Tensor]) -> Tensor | None:
+    if not tensors:
+        return None
+    return tensors[0] if len(tensors) == 1 else torch.cat([t.view(-1) for t in tensors])
 
 
-def _length(rows: Tensor) -> int:
-    return rows.numel() // max(rows.shape[0], 1)
+def _split(joined: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    parts = joined.view(-1).split([t.numel() for t in like])
+    return [part.view(t.shape) for part, t in zip(parts, like)]
 
 
-def _vectors(rows: Tensor, number: int) -> tuple[Tensor, ...]:
-    return tuple(rows.new_empty(rows.shape[0]) for _ in range(number))
+def _outputs(joined: Tensor, rows: Sequence[Tensor], mask: Sequence[bool]) -> list[Tensor | None]:
+    shapes = [joined.shape, *[(_count(rows),)] * (len(mask) - 1)]
+    return [joined.new_empty(shape) if asked else None for shape, asked in zip(shapes, mask)]
 
 
-def _launch(kernel: triton.JITFunction, rows: Tensor, *args: Tensor | float | None) -> None:
-    if rows.numel() == 0:
+def _split_gradients(made: Sequence[Tensor | None], rows: Sequence[Tensor]) -> list[Tensor]:
+    grads = [] if made[0] is None else _split(made[0], rows)
+    for vector in made[1:]:
+        if vector is not None:
+            grads += vector.split([len(weight) for weight in rows])
+    return grads
+
+
+def _count(rows: Sequence[Tensor]) -> int:
+    return sum(len(weight) for weight in rows)
+
+
+def _length(rows: Sequence[Tensor]) -> int:
+    """Return the length of the longest filter."""
+    return max(weight.numel() // max(len(weight), 1) for weight in rows)
+
+
+def _table(rows: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:
+    """Return where each filter begins, and how long it is; None for the rows of one layer."""
+    if len(rows) == 1:
+        return None, None
+    shapes = tuple((len(weight), weight.numel() // len(weight)) for weight in rows)
+    return _make_table(shapes, rows[0].device)
+
+
+@functools.lru_cache(maxsize=256)
+def _make_table(shapes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    lengths = torch.tensor([n for count, n in shapes for _ in range(count)])
+    starts = lengths.cumsum(0) - lengths
+    with torch.inference_mode(False):
+        return starts.to(device), lengths.to(device, torch.int32)
+
+
+def _launch(
+    kernel: triton.JITFunction, rows: Sequence[Tensor], *args: Tensor | float | None
+) -> None:
+    if any(weight.numel() == 0 for weight in rows):
         return
-    block = min(triton.next_power_of_2(_length(rows)), _MAX_BLOCK)
+    joined = len(rows) > 1
+    longest = triton.next_power_of_2(_length(rows))
+    block = min(longest, _MAX_JOINED_BLOCK if joined else _MAX_BLOCK)
     # Triton launches on the current device, which need not be that of the rows.
-    with torch.cuda.device_of(rows):
-        kernel[rows.shape[:1]](*args, BLOCK=block, num_warps=8 if block >= 2048 else 4)
+    with torch.cuda.device_of(rows[0]):
+        kernel[(_count(rows),)](*args, joined, BLOCK=block, num_warps=8 if block >= 2048 else 4)

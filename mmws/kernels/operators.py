@@ -1,20 +1,17 @@
 r"""The operators, and which implementation a device takes.
 
-With :math:`\mu_o` the mean of a row, :math:`\sigma_o^2` the sum of its squared deviations over
-``divisor``, :math:`d_o = \sigma_o + \epsilon`, or :math:`\sqrt{\sigma_o^2 + \epsilon}` with
-``eps_inside``:
+All take lists with an element for every layer: ``rows`` :math:`(O, \ldots)`, contiguous, ``O``
+filters of ``n`` elements, float32 or float64; ``gains`` and ``shifts`` :math:`(O)` of the same
+dtype, or empty lists. All rows of a call have one device and one dtype.
 
-.. math:: \hat W_o = \gamma_o s \frac{W_o - \mu_o}{d_o} + \beta_o
-
-``standardize(rows, gain, shift, eps, eps_inside, divisor, scale)`` returns it with a list of
-vectors, and ``restandardize`` makes it again with the help of these, to be used before the next
-call of the same thread. ``standardize_backward`` returns the gradients with respect to ``rows``,
-``gain`` and ``shift``, and what ``restandardize`` would: of these four those that ``mask`` asks
-for. What the vectors are is the implementation's own business.
-
-``normalize(rows, gain)``, ``renormalize`` and ``normalize_backward`` are the same for
-:math:`\hat W_o = \gamma_o V_o / \lVert V_o \rVert`, where a row of zeros stays one.
+``standardize`` returns the standardized weights in ``dtype``, then vectors to keep, which are the
+implementation's own business. ``standardize_backward`` takes the gradients, of any floating-point
+dtype, and these vectors, and returns the gradients of all rows, then of all gains, then of all
+shifts, those of the three that ``mask`` asks for. ``normalize`` and ``normalize_backward`` are the
+same for Weight Normalization. The formulas are those of :mod:`mmws.functional`.
 """
+
+from __future__ import annotations
 
 import functools
 import importlib.util
@@ -25,25 +22,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmws.compat.torch_private import dispatch_mode_active
+
 from . import aten
 
-_OPTIONS = 'float eps, bool eps_inside, int divisor, float scale'
+_OPTIONS = 'float eps, bool unbiased, bool eps_inside, float scale'
 _SCHEMAS = {
-    'standardize': f'(Tensor rows, Tensor? gain, Tensor? shift, {_OPTIONS}) -> (Tensor, Tensor[])',
-    'restandardize': (
-        f'(Tensor rows, Tensor? gain, Tensor? shift, Tensor[] kept, {_OPTIONS}) -> Tensor'
+    'standardize': (
+        f'(Tensor[] rows, Tensor[] gains, Tensor[] shifts, {_OPTIONS}, ScalarType dtype)'
+        ' -> Tensor[]'
     ),
     'standardize_backward': (
-        f'(Tensor grad, Tensor rows, Tensor? gain, Tensor? shift, Tensor[] kept, {_OPTIONS},'
-        ' bool[4] mask) -> Tensor[]'
+        f'(Tensor[] grads, Tensor[] rows, Tensor[] gains, Tensor[] kept, {_OPTIONS}, bool[3] mask)'
+        ' -> Tensor[]'
     ),
-    'normalize': '(Tensor rows, Tensor gain) -> (Tensor, Tensor[])',
-    'renormalize': '(Tensor rows, Tensor gain, Tensor[] kept) -> Tensor',
+    'normalize': '(Tensor[] rows, Tensor[] gains, ScalarType dtype) -> Tensor[]',
     'normalize_backward': (
-        '(Tensor grad, Tensor rows, Tensor gain, Tensor[] kept, bool[3] mask) -> Tensor[]'
+        '(Tensor[] grads, Tensor[] rows, Tensor[] gains, Tensor[] kept, bool[2] mask) -> Tensor[]'
     ),
 }
-
 
 # The Triton that came with earlier releases lacks what the kernels use.
 TRITON_IS_RECENT = torch.__version__ >= (2, 4)
@@ -60,9 +57,9 @@ def _gpu_implementation(device: torch.device) -> ModuleType:
     return gpu
 
 
-def _on_gpu(name: str) -> Callable:
-    def implementation(rows: Tensor, *args):
-        return getattr(_gpu_implementation(rows.device), name)(rows, *args)
+def _on_gpu(name: str) -> Callable[..., list[Tensor]]:
+    def implementation(tensors: list[Tensor], *args: Any) -> list[Tensor]:
+        return getattr(_gpu_implementation(tensors[0].device), name)(tensors, *args)
 
     return implementation
 
@@ -81,26 +78,40 @@ def _define() -> torch.library.Library:
 _library = _define()  # the operators live as long as this object
 
 
-def _shortcut(name: str) -> Callable:
-    """Return a function that calls the operator, on a CPU without the detour of the dispatcher.
-
-    The dispatcher's way back to Python costs more than a small filter. Whoever watches calls by a
-    dispatch mode sees the operator on every device.
-    """
+def _caller(name: str) -> Callable[..., list[Tensor]]:
     operator = getattr(torch.ops.mmws, name).default
     implementation = getattr(aten, name)
 
-    def call(tensor: Tensor, *args: Any) -> Any:
-        if tensor.is_cpu and torch._C._len_torch_dispatch_stack() == 0:
-            return implementation(tensor, *args)
-        return operator(tensor, *args)
+    def call(tensors: list[Tensor], *args: Any) -> list[Tensor]:
+        # The dispatcher's way back to Python takes longer than the filters of one small layer.
+        if len(tensors) == 1 and tensors[0].is_cpu and not dispatch_mode_active():
+            return implementation(tensors, *args)
+        return operator(tensors, *args)
 
     return call
 
 
-standardize = _shortcut('standardize')
-restandardize = _shortcut('restandardize')
-standardize_backward = _shortcut('standardize_backward')
-normalize = _shortcut('normalize')
-renormalize = _shortcut('renormalize')
-normalize_backward = _shortcut('normalize_backward')
+standardize = _caller('standardize')
+standardize_backward = _caller('standardize_backward')
+normalize = _caller('normalize')
+normalize_backward = _caller('normalize_backward')
+
+
+def standardize_one(rows: Tensor, *options: Any) -> tuple[Tensor, ...]:
+    """Do :func:`standardize` for one layer without gain and shift, in the dtype of its rows.
+
+    The dispatcher's way back to Python takes longer than the filters of one small layer on a CPU.
+    """
+    if rows.is_cpu and not dispatch_mode_active():
+        return aten.standardize_one(rows, None, None, *options)
+    return tuple(standardize([rows], [], [], *options, rows.dtype))
+
+
+def standardize_one_backward(
+    grad: Tensor, rows: Tensor, mean: Tensor, r: Tensor, *options: Any
+) -> Tensor:
+    """Do :func:`standardize_backward` for :func:`standardize_one`."""
+    if rows.is_cpu and not dispatch_mode_active():
+        return aten.standardize_one_backward(grad, rows, None, mean, r, *options)[0]
+    mask = [True, False, False]
+    return standardize_backward([grad], [rows], [], [mean, r], *options, mask)[0]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Any
+import inspect
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from mmws import functional
-from mmws.functional import Operation, Transposed, WeightFunction
+from mmws.compat.torch_private import is_tracing
+from mmws.functional import Transposed, WeightFunction, apply
+
+from .source import active
+
+# torch.fx records a call of this function instead of looking into it. fx replaces the name in the
+# globals of this module alone, so that layers must call it from here.
+torch.fx.wrap('apply')
 
 
 class WeightFunctionMixin:
@@ -21,23 +27,26 @@ class WeightFunctionMixin:
 
     A weight function overrides :meth:`weight_function` and, if it stores more than ``weight``,
     :meth:`stored_weights`, with their names in :attr:`beside_weight` and, where these are to follow
-    a plain layer's weight, :meth:`adopt_plain_weight`. A kind overrides :meth:`bind`.
+    a plain layer's weight, :meth:`adopt_plain_weight`; :meth:`formula` is for
+    ``torch.jit.script``. A kind overrides ``forward``, which asks for :meth:`current_weight`.
 
-    While gradients are on, the weight is made in forward and made again in backward, and not kept
-    in between. In evaluation without gradients it is made once and reused until a stored tensor
-    changes: in place, through ``.data``, by a new parameter, by moving or loading the model. Not
-    noticed are writes through an alias of ``.data`` taken before the first evaluation, and
-    through the ``.data`` of a buffer; ``train()`` and ``eval()`` forget the weight in any case.
+    A layer alone makes its weight anew at every call. Several layers can have their weights made
+    together, or held for an evaluation, by :mod:`mmws.training_step`.
     """
 
     # Names of what is stored beside `weight`, which the state dict of a plain layer lacks.
-    beside_weight: tuple[str, ...] = ()
-
-    # What _reuse last made and from what. One attribute, so that threads read a whole entry or
-    # none; neither copied nor pickled.
-    _reusable: tuple[tuple[Tensor | None, ...], Hashable, Tensor] | None = None
+    beside_weight: ClassVar[tuple[str, ...]] = ()
 
     transposed = False  # convolutions say so themselves
+
+    half_precision: ClassVar[bool] = True
+    """Whether autocast lets the layer compute in half precision, rather than in float32."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        signature = _signature(cls)
+        if signature is not None:
+            cls.__signature__ = signature  # type: ignore[attr-defined]
 
     def weight_function(self) -> WeightFunction:
         """Return the function of :meth:`stored_weights` that gives the weight to compute with.
@@ -50,8 +59,8 @@ class WeightFunctionMixin:
         """Return the stored tensors that make the weight, ``weight`` first."""
         return (self.weight,)
 
-    def bind(self, *args: Any) -> tuple[Operation, tuple[Tensor | None, ...]]:
-        """Return what ``forward(*args)`` does with the weight, and its inputs beside it."""
+    def formula(self, weight: Tensor) -> Tensor:
+        """Return what :meth:`weight_function` makes of ``weight``, for TorchScript to compile."""
         raise NotImplementedError
 
     def adopt_plain_weight(self) -> None:
@@ -68,33 +77,27 @@ class WeightFunctionMixin:
     def effective_weight(self) -> Tensor:
         """Return the weight that the layer computes with, of the shape and dtype of ``weight``.
 
-        It is differentiable with respect to the stored tensors.
+        It is made anew, and differentiable with respect to the stored tensors.
         """
-        return functional.apply(self._function(), self.stored_weights())
+        return apply(self.stored_function(), *self.stored_weights())
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        operation, inputs = self.bind(*args, **kwargs)
-        function, stored = self._function(), self.stored_weights()
-        # Autocast would cast the weight behind our back, and the backward pass runs without it.
-        autocast = _autocast_dtype(inputs[0]) if _autocast_enabled(inputs[0]) else None
-        dtype = None
-        if autocast is not None:
-            dtype = autocast if operation.half_precision else torch.float32
-            inputs = tuple(_cast(t, dtype) for t in inputs)
-        if self.training or torch.is_grad_enabled() or functional.is_tracing():
-            out = functional.apply(function, stored, operation, inputs, dtype)
-        else:
-            out = operation.forward(self._reuse(function, stored, dtype), *inputs)
-        return out if autocast is None else out.to(autocast)
+    def current_weight(self) -> Tensor:
+        """Return the weight for a forward pass: the active source's, else a new one.
 
-    def train(self, mode: bool = True) -> WeightFunctionMixin:
-        self._reusable = None
-        return super().train(mode)
+        The active source may give it in the half precision of autocast.
+        """
+        if not is_tracing():
+            source = active.source
+            if source is not None:
+                weight = source.weight_of(self)
+                if weight is not None:
+                    return weight
+        return apply(self.stored_function(), *self.stored_weights())
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        state.pop('_reusable', None)
-        return state
+    def stored_function(self) -> WeightFunction:
+        """Return :meth:`weight_function` for the layout in which this layer stores its weight."""
+        function = self.weight_function()
+        return Transposed(function, self.groups) if self.transposed else function
 
     def _load_from_state_dict(
         self,
@@ -114,90 +117,19 @@ class WeightFunctionMixin:
             missing = [key for key in missing if key not in beside]
         missing_keys += missing
 
-    def _function(self) -> WeightFunction:
-        function = self.weight_function()
-        return Transposed(function, self.groups) if self.transposed else function
 
-    def _reuse(
-        self,
-        function: WeightFunction,
-        stored: tuple[Tensor | None, ...],
-        dtype: torch.dtype | None,
-    ) -> Tensor:
-        """Return ``function(*stored)``, made only if it was not made from the same before."""
-        if not all(t is None or _leaves_a_trace(t) for t in stored):
-            return functional.apply(function, stored, dtype=dtype)
-        key = (function, dtype, *map(_state, stored))
-        reusable = self._reusable
-        if reusable is not None:
-            known, known_key, weight = reusable
-            if known_key == key and all(a is b for a, b in zip(known, stored)):
-                return weight
-        # A normal tensor serves later calls in and out of inference mode alike.
-        with torch.inference_mode(False), torch.no_grad():
-            weight = functional.apply(function, stored, dtype=dtype)
-        if weight.is_cuda:
-            if torch.cuda.is_current_stream_capturing():
-                return weight  # in the memory of the graph
-            torch.cuda.current_stream(weight.device).synchronize()  # other streams reuse it too
-        self.__dict__['_reusable'] = (stored, key, weight)
-        return weight
+def _signature(cls: type) -> inspect.Signature | None:
+    """Return the arguments of a layer: those of the plain layer, then those of its mixins.
 
-
-class _WatchedParameter(nn.Parameter):
-    """A parameter that counts how often ``.data`` was asked for or assigned.
-
-    Writing through ``.data``, as MMEngine's moving averages do, leaves ``_version`` as it was.
-    Checkpoints hold ordinary parameters.
+    ``__init__`` of a mixin takes what the plain layer takes as ``*args, **kwargs``; ``skip_init``
+    of PyTorch, and whoever reads the documentation, looks for names such as ``device``.
     """
-
-    _times_exposed = 0
-
-    @property
-    def data(self) -> Tensor:
-        self._times_exposed += 1
-        return Tensor.data.__get__(self)
-
-    @data.setter
-    def data(self, value: Tensor) -> None:
-        self._times_exposed += 1
-        Tensor.data.__set__(self, value)
-
-
-def _leaves_a_trace(tensor: Tensor) -> bool:
-    """Whether a change of the tensor shows: not in inference tensors, fake or distributed ones."""
-    return type(tensor) in (Tensor, nn.Parameter, _WatchedParameter) and not tensor.is_inference()
-
-
-def _state(tensor: Tensor | None) -> Hashable:
-    """Something that differs when the values of this very tensor may have changed."""
-    if tensor is None:
+    plain = next((c for c in cls.__mro__ if not issubclass(c, WeightFunctionMixin)), object)
+    if not issubclass(plain, nn.Module):
         return None
-    if type(tensor) is nn.Parameter:
-        tensor.__class__ = _WatchedParameter
-    return tensor._version, tensor.data_ptr(), getattr(tensor, '_times_exposed', 0)
-
-
-def _autocast_enabled(input: Tensor) -> bool:
-    """Whether autocast may be on for this input: one quick answer for the usual devices."""
-    return torch._C._is_any_autocast_enabled() or not (input.is_cpu or input.is_cuda)
-
-
-def _autocast_dtype(input: Tensor) -> torch.dtype | None:
-    """Return the dtype in which autocast computes on this input, None if it leaves it alone."""
-    device_type = input.device.type
-    if device_type == 'meta' or input.dtype == torch.float64:
-        return None
-    if hasattr(torch, 'get_autocast_dtype'):
-        enabled = torch.is_autocast_enabled(device_type)
-        return torch.get_autocast_dtype(device_type) if enabled else None
-    if device_type == 'cpu':  # PyTorch < 2.4
-        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
-    return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
-
-
-def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Cast as autocast does, which leaves float64 alone."""
-    if tensor is None or not tensor.is_floating_point() or tensor.dtype == torch.float64:
-        return tensor
-    return tensor.to(dtype)
+    parameters = {**inspect.signature(plain).parameters}
+    for c in cls.__mro__[: cls.__mro__.index(plain)]:
+        if '__init__' in vars(c):
+            own = list(inspect.signature(c.__init__).parameters.values())[1:]
+            parameters.update({p.name: p for p in own if p.kind is p.KEYWORD_ONLY})
+    return inspect.Signature(sorted(parameters.values(), key=lambda p: p.kind))

@@ -6,14 +6,83 @@ one but for the order of summation (:mod:`mmws.compat.deform`).
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.modules.utils import _pair
 from torchvision.ops import DeformConv2d
 
+from mmws.compat.deform import DeformGeometry, deform_conv2d, deform_conv2d_backward
 from mmws.compat.mmcv_layers import DeformConv2dPack, ModulatedDeformConv2dPack
+from mmws.compat.torch_private import autocast_dtype, is_tracing, transforms_active
 from mmws.registry import MODELS
 
-from .kinds import DeformKind, DeformPackKind, ModulatedDeformPackKind
+from .base import WeightFunctionMixin
 from .weight_norm import WeightNormalization
 from .weight_standardization import WeightStandardization
+
+
+class _Deform(torch.autograd.Function):
+    """Deformable convolution with MMCV's values and gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, geometry: DeformGeometry, *tensors: Tensor | None) -> Tensor:
+        ctx.geometry = geometry
+        ctx.save_for_backward(*tensors)
+        return deform_conv2d(*tensors, geometry)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight, offset, mask, _ = tensors = ctx.saved_tensors
+        grads = deform_conv2d_backward(grad, input, weight, offset, mask, ctx.geometry)
+        needs = ctx.needs_input_grad[1:]
+        return None, *(g.to(t.dtype) if n else None for g, t, n in zip(grads, tensors, needs))
+
+
+class DeformKind(WeightFunctionMixin):
+    """Kind of torchvision's ``DeformConv2d``, called with an offset and perhaps a mask.
+
+    Half precision and autocast compute in float32 and round once: rounded offsets are other
+    offsets.
+    """
+
+    half_precision = False
+
+    def forward(self, input: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
+        dtype = input.dtype
+        half = None if dtype == torch.float64 else autocast_dtype(input.device.type)
+        bias = getattr(self, 'bias', None)  # some of MMCV's layers have none
+        tensors = input, self.current_weight(), offset, mask, bias
+        if half is not None:
+            tensors = tuple(None if t is None else t.float() for t in tensors)
+        taps = self.weight.shape[2] * self.weight.shape[3]
+        geometry = DeformGeometry(
+            _pair(self.stride), _pair(self.padding), _pair(self.dilation),
+            input.shape[1] // self.weight.shape[1], offset.shape[1] // (2 * taps),
+        )  # fmt: skip
+        if is_tracing() or transforms_active():  # which need an operator with a gradient of its own
+            out = deform_conv2d(*tensors, geometry)
+        else:
+            out = _Deform.apply(geometry, *tensors)
+        return out if half is None else out.to(half)
+
+
+class DeformPackKind(DeformKind):
+    """Kind of MMCV's ``DCN``, which finds its offsets by a convolution of its own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input, self.conv_offset(input))
+
+
+class ModulatedDeformPackKind(DeformKind):
+    """Kind of MMCV's ``DCNv2``, which finds its offsets and mask by a convolution of its own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        offset_y, offset_x, mask = self.conv_offset(input).chunk(3, dim=1)
+        return super().forward(input, torch.cat((offset_y, offset_x), dim=1), mask.sigmoid())
 
 
 class DeformConvWS2d(WeightStandardization, DeformKind, DeformConv2d):

@@ -8,7 +8,7 @@ from torch import Tensor
 from mmws.compat.mmcv_layers import Conv2dAdaptivePadding
 from mmws.registry import MODELS
 
-from .kinds import ConvKind, Convolution
+from .kinds import ConvKind
 from .weight_norm import WeightNormalization
 from .weight_standardization import WeightStandardization
 
@@ -16,14 +16,14 @@ from .weight_standardization import WeightStandardization
 class SamePaddingKind(ConvKind):
     """Kind of MMCV's ``Conv2dAdaptivePadding``, and of timm's ``Conv2dSame``."""
 
-    def bind(self, input: Tensor) -> tuple[Convolution, tuple[Tensor | None, ...]]:
-        pads = []
+    def forward(self, input: Tensor) -> Tensor:
+        pads: list[int] = []
         sizes = zip(input.shape[2:], self.kernel_size, self.stride, self.dilation)
         for size, kernel, stride, dilation in sizes:
             last = (-(-size // stride) - 1) * stride  # where the filter is put last
             pad = max(last + (kernel - 1) * dilation + 1 - size, 0)
             pads = [pad // 2, pad - pad // 2, *pads]  # F.pad begins with the last dimension
-        return super().bind(F.pad(input, pads) if any(pads) else input)
+        return super().forward(F.pad(input, pads) if any(pads) else input)
 
 
 @MODELS.register_module()

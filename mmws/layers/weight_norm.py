@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmws.functional import Normalize
+from mmws.functional.normalize import normalize
 from mmws.registry import MODELS
 
 from .base import WeightFunctionMixin
@@ -29,7 +30,8 @@ class WeightNormalization(WeightFunctionMixin):
     has :math:`g_o = \lVert V_o \rVert` and computes with :math:`V` itself.
 
     State dicts of ``torch.nn.utils.weight_norm`` and of its successor in ``parametrizations`` load
-    as well, for layers that are not transposed (there PyTorch normalizes input channels).
+    as well, if their gains belong to output channels: ``dim=0``, and ``dim=1`` for transposed
+    layers of one group. Others are refused.
 
     After an initializer wrote ``weight`` alone, which then is nothing but a direction, call
     :meth:`reset_gain` to have the layer compute with what was written.
@@ -39,7 +41,7 @@ class WeightNormalization(WeightFunctionMixin):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        filters = self._function().filters(self.weight)
+        filters = self.stored_function().filters(self.weight)
         self.weight_g = nn.Parameter(
             self.weight.new_empty(len(filters), *[1] * (self.weight.dim() - 1))
         )
@@ -48,13 +50,16 @@ class WeightNormalization(WeightFunctionMixin):
     def weight_function(self) -> Normalize:
         return Normalize()
 
+    def formula(self, weight: Tensor) -> Tensor:
+        return normalize(weight, self.weight_g)
+
     def stored_weights(self) -> tuple[Tensor, ...]:
         return self.weight, self.weight_g
 
     @torch.no_grad()
     def reset_gain(self) -> None:
         """Set the gain to the norms of the filters: the layer then computes with ``weight``."""
-        filters = self._function().filters(self.weight)
+        filters = self.stored_function().filters(self.weight)
         self.weight_g.copy_(Normalize.norms(filters).view_as(self.weight_g))
 
     def reset_parameters(self) -> None:
@@ -65,12 +70,35 @@ class WeightNormalization(WeightFunctionMixin):
     def adopt_plain_weight(self) -> None:
         self.reset_gain()
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
         for gain, direction in _TORCH_NAMES:
             if prefix + direction in state_dict and prefix + gain in state_dict:
-                state_dict[prefix + 'weight_g'] = state_dict.pop(prefix + gain)
-                state_dict[prefix + 'weight'] = state_dict.pop(prefix + direction)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+                g, v = state_dict.pop(prefix + gain), state_dict.pop(prefix + direction)
+                # PyTorch's gain has as many dimensions as the weight, of size 1 all but one.
+                dim = 1 if self.transposed else 0
+                expected = [size if d == dim else 1 for d, size in enumerate(v.shape)]
+                if list(g.shape) != expected or (self.transposed and self.groups > 1):
+                    error_msgs.append(
+                        f'{prefix}weight: weight_norm with gains of shape {tuple(g.shape)} does '
+                        f'not normalize the output channels of {type(self).__name__}; it needs '
+                        f'weight_norm(..., dim={dim})'
+                        + (' and groups=1' if self.transposed else '')
+                    )
+                    g = self.weight_g.detach()
+                state_dict[prefix + 'weight_g'] = g.reshape(-1, *[1] * (v.dim() - 1))
+                state_dict[prefix + 'weight'] = v
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
 
 @MODELS.register_module('ConvWN1d')

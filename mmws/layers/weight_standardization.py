@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmws.functional import Standardize
+from mmws.functional.standardize import standardization, standardize
 from mmws.registry import MODELS
 
 from .base import WeightFunctionMixin
@@ -49,7 +50,10 @@ class WeightStandardization(WeightFunctionMixin):
         self.weight_function()  # checks the arguments
 
     def weight_function(self) -> Standardize:
-        return Standardize(self.eps, self.variance, self.eps_inside)
+        return standardization(self.eps, self.variance, self.eps_inside)
+
+    def formula(self, weight: Tensor) -> Tensor:
+        return standardize(weight, self.eps, self.variance == 'unbiased', self.eps_inside, 1.0)
 
     def extra_repr(self) -> str:
         text = f'{super().extra_repr()}, eps={self.eps}'
@@ -135,7 +139,11 @@ class ScaledConvWS2d(ConvKind, nn.Conv2d):
 
     def weight_function(self) -> Standardize:
         scale = self.gamma * math.prod(self.weight.shape[1:]) ** -0.5
-        return Standardize(self.eps, 'biased', eps_inside=True, scale=scale)
+        return standardization(self.eps, 'biased', True, scale)
+
+    def formula(self, weight: Tensor) -> Tensor:
+        scale = self.gamma * (weight.numel() / weight.shape[0]) ** -0.5
+        return standardize(weight, self.eps, False, True, scale, self.gain)
 
     def stored_weights(self) -> tuple[Tensor, ...]:
         return self.weight, self.gain
@@ -172,7 +180,10 @@ class ConvAWS2d(ConvKind, nn.Conv2d):
         self.register_buffer('weight_beta', self.weight.new_zeros(shape))
 
     def weight_function(self) -> Standardize:
-        return Standardize(self._eps, eps_inside=True)
+        return standardization(self._eps, 'unbiased', True)
+
+    def formula(self, weight: Tensor) -> Tensor:
+        return standardize(weight, 1e-5, True, True, 1.0, self.weight_gamma, self.weight_beta)
 
     def stored_weights(self) -> tuple[Tensor, ...]:
         return self.weight, self.weight_gamma, self.weight_beta

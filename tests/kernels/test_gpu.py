@@ -29,34 +29,32 @@ def test_computes_what_the_formula_says():
 
 
 @pytest.mark.parametrize('capability', [75, 80, 90])
-@pytest.mark.parametrize('pointer', ['*fp32', '*fp64'])
+@pytest.mark.parametrize(('pointer', 'half'), [('*fp32', '*bf16'), ('*fp64', '*fp64')])
 @pytest.mark.parametrize('flag', [False, True])
-def test_compiles_for_a_gpu(capability, pointer, flag):
+def test_compiles_for_a_gpu(capability, pointer, half, flag):
     """Types that the interpreter lets pass but the compiler does not."""
     from triton.backends.compiler import GPUTarget
 
     from mmws.kernels import gpu
 
-    flags = (
-        *('EPS_INSIDE', 'HAS_GAIN', 'HAS_SHIFT'),
-        *('NEEDS_ROWS', 'NEEDS_GAIN', 'NEEDS_SHIFT', 'NEEDS_OUT'),
-    )
-    scalars = {'n': 'i32', 'divisor': 'i32', 'eps': 'fp32', 'scale': 'fp32'}
+    types = {'n': 'i32', 'eps': 'fp32', 'scale': 'fp32', 'starts': '*i64', 'lengths': '*i32'}
+    types |= {'out': half, 'grads': half}
     kernels = (
-        *(gpu._standardize, gpu._restandardize, gpu._backward),
-        *(gpu._normalize, gpu._renormalize, gpu._normalize_backward),
+        *(gpu._standardize, gpu._standardize_backward),
+        *(gpu._normalize, gpu._normalize_backward),
     )
     for kernel in kernels:
-        optional = {'gain', 'shift'} if 'HAS_GAIN' in kernel.arg_names else set()
-        if 'NEEDS_OUT' in kernel.arg_names:
-            optional |= {'grad_rows', 'grad_gain', 'grad_shift', 'out'}
+        flags = {name for name in kernel.arg_names if name.isupper() and name != 'BLOCK'}
+        optional = {'starts', 'lengths', 'grad_rows', 'grad_gains', 'grad_shifts'}
+        if 'HAS_GAIN' in flags:
+            optional |= {'gains', 'shifts'}
         constants = {
             name: 1024 if name == 'BLOCK' else flag if name in flags else None
             for name in kernel.arg_names
             if name == 'BLOCK' or name in flags or (name in optional and not flag)
         }
         signature = {
-            name: 'constexpr' if name in constants else scalars.get(name, pointer)
+            name: 'constexpr' if name in constants else types.get(name, pointer)
             for name in kernel.arg_names
         }
         source = triton.compiler.ASTSource(fn=kernel, signature=signature, constexprs=constants)

@@ -1,12 +1,13 @@
-import contextlib
-import threading
+"""The operators as the rest of PyTorch sees them."""
+
+import itertools
 
 import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmws import layers
+from mmws import TrainingStep, layers
 from mmws.kernels import aten
 
 
@@ -24,74 +25,78 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def calls_of_a_step(layer, x):
-    x.grad = None
+def calls_of_a_step(model, x):
+    for tensor in (x, *model.parameters()):
+        tensor.grad = None
     with Calls() as calls:
-        layer(x).square().sum().backward()
+        model(x).square().sum().backward()
     return calls.names
 
 
 BIT = {'eps': 1e-6, 'variance': 'biased', 'eps_inside': True}
+LAYERS = [
+    (layers.ConvWS2d, {}, 'standardize'),
+    (layers.ConvWS2d, BIT, 'standardize'),
+    (layers.ConvWN2d, {}, 'normalize'),
+]
 
 
-@pytest.mark.parametrize(
-    ('layer', 'name'),
-    [
-        (layers.ConvWS2d(4, 8, 3), 'standardize'),
-        (layers.ConvWS2d(4, 8, 3, **BIT), 'standardize'),
-        (layers.ScaledConvWS2d(4, 8, 3), 'standardize'),
-        (layers.ConvWN2d(4, 8, 3), 'normalize'),
-    ],
-)
-def test_a_training_step_calls_three_operators_more_than_a_plain_layer(layer, name):
+@pytest.mark.parametrize(('layer', 'options', 'name'), LAYERS)
+def test_a_training_step_calls_two_operators_more_than_a_plain_layer(layer, options, name):
     """On a GPU each call is a launch, and launches bound a step at one image."""
     x = torch.randn(1, 4, 8, 8, requires_grad=True)
     plain = calls_of_a_step(nn.Conv2d(4, 8, 3), x)
-    ours = calls_of_a_step(layer, x)
-    # The plain layer finds the gradients of input and weight in one call, but as two kernels.
-    assert len(ours) == len(plain) + 3
-    assert ours.count('aten::convolution_backward') == 2
+    ours = calls_of_a_step(layer(4, 8, 3, **options), x)
+    assert len(ours) == len(plain) + 2
     assert set(ours) - set(plain) == {f'mmws::{name}', f'mmws::{name}_backward'}
 
 
+@pytest.mark.parametrize(('layer', 'options', 'name'), LAYERS)
+def test_weights_made_together_take_two_operators_in_all(layer, options, name):
+    x = torch.randn(1, 4, 9, 9, requires_grad=True)
+    plain = nn.Sequential(*(nn.Conv2d(4, 4, k) for k in (3, 1, 3, 2)))
+    ours = nn.Sequential(*(layer(4, 4, k, **options) for k in (3, 1, 3, 2)))
+    with TrainingStep(ours):
+        ours(x)  # watches
+        assert len(calls_of_a_step(ours, x)) == len(calls_of_a_step(plain, x)) + 2
+
+
 @pytest.mark.parametrize('layer', [layers.ConvWS2d, layers.ConvWN2d])
-@pytest.mark.parametrize('max_bytes', [0, 2**24])
-def test_gradients_of_a_model_whose_layers_share_a_workspace(layer, max_bytes, monkeypatch):
-    """The backward pass of one layer must not see the filter of another, of any size."""
-    monkeypatch.setattr(aten._Workspace, 'max_bytes', max_bytes)
-    model = nn.Sequential(layer(3, 8, 3), layer(8, 4, 3), layer(4, 8, 3)).double()
-    assert torch.autograd.gradcheck(model, torch.randn(1, 3, 9, 9).double().requires_grad_())
+@pytest.mark.parametrize('max_stacked', [0, 2**16])
+def test_stacked_filters_get_the_values_and_gradients_of_lone_ones(layer, max_stacked, monkeypatch):
+    """Would catch a filter, or a gradient, that goes to a layer of the same length."""
+    monkeypatch.setattr(aten, 'MAX_STACKED', max_stacked)
+    model = nn.Sequential(*(layer(4, 4, k, padding=k // 2) for k in (3, 1, 3, 1, 3))).double()
+    x = torch.randn(1, 4, 9, 9).double()
+    lone = torch.autograd.grad(model(x).square().sum(), [*model.parameters()])
+    with TrainingStep(model):
+        for _ in range(2):
+            out = model(x)
+        together = torch.autograd.grad(out.square().sum(), [*model.parameters()])
+    torch.testing.assert_close(together, lone)
 
 
 @pytest.mark.parametrize('layer', [layers.ConvWS2d, layers.ConvWN2d])
 def test_a_cpu_computes_the_same_with_and_without_the_dispatcher(layer):
     layer, x = layer(3, 8, 3), torch.randn(1, 3, 9, 9, requires_grad=True)
     results = []
-    for mode in (contextlib.nullcontext(), Calls()):
-        with mode:
+    for watched in (False, True):
+        with Calls() if watched else torch.enable_grad():
             out = layer(x)
             results.append((out, *torch.autograd.grad(out.sum(), (layer.weight, x))))
     torch.testing.assert_close(*results, rtol=0, atol=0)
 
 
-def test_threads_have_workspaces_of_their_own():
-    rows, taken = torch.ones(2, 3), []
-    thread = threading.Thread(target=lambda: taken.extend(aten._workspace.take(rows)))
-    thread.start()
-    thread.join()
-    assert taken[0].data_ptr() != aten._workspace.take(rows)[0].data_ptr()
+def test_only_what_is_asked_for_is_made():
+    rows = [torch.randn(3, 4).double(), torch.randn(2, 4).double()]
+    vectors = [torch.randn(3).double(), torch.randn(2).double()]
+    options = (1e-2, True, False, 0.7)
+    kept = torch.ops.mmws.standardize(rows, vectors, vectors, *options, torch.float64)[2:]
 
+    def made(*mask):
+        return torch.ops.mmws.standardize_backward(rows, rows, vectors, kept, *options, [*mask])
 
-def test_a_workspace_that_grew_is_one_memory():
-    workspace = aten._Workspace()
-    small = workspace.take(torch.ones(2, 3))[0].data_ptr()
-    large = workspace.take(torch.ones(4, 5, 2))[0]
-    assert workspace.take(torch.ones(2, 3))[0].data_ptr() == large.data_ptr() != small
-    assert large.shape == (4, 5, 2)
-
-
-def test_a_workspace_first_taken_in_inference_mode_serves_training():
-    workspace = aten._Workspace()
-    with torch.inference_mode():
-        workspace.take(torch.ones(2, 3))
-    assert not any(view.is_inference() for view in workspace.take(torch.ones(2, 3)))
+    everything = made(True, True, True)
+    for mask in itertools.product([False, True], repeat=3):
+        chosen = itertools.compress(everything, [asked for asked in mask for _ in rows])
+        torch.testing.assert_close(made(*mask), list(chosen))

@@ -1,0 +1,112 @@
+"""Private names of PyTorch that mmws uses, each with a fallback that is slower but right.
+
+A private name may vanish with any release of PyTorch. Each is looked up once, here; where it is
+missing, the function below answers such that the caller takes the general way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def _find(root: object, path: str) -> Any:
+    for name in path.split('.'):
+        root = getattr(root, name, None)
+    return root
+
+
+_transforms_active = _find(torch._C, '_are_functorch_transforms_active')
+_parse_key = _find(torch._C, '_dispatch_key_parse')
+_dispatch_keys = _find(torch._C, '_dispatch_keys')
+_is_jit_tracing = _find(torch._C, '_is_tracing')
+_graph_task = _find(torch._C, '_current_graph_task_id')
+_len_dispatch_stack = _find(torch._C, '_len_torch_dispatch_stack')
+_top_hooks = _find(torch._C, '_autograd._top_saved_tensors_default_hooks')
+_flatten = _find(torch._C, '_nn.flatten_dense_tensors')
+_unflatten = _find(torch._C, '_nn.unflatten_dense_tensors')
+# Public since PyTorch 2.2; bool() is False.
+_is_compiling: Callable[[], bool] = getattr(torch.compiler, 'is_compiling', bool)
+
+PRIVATE_NAMES = (
+    '_transforms_active',
+    '_parse_key',
+    '_dispatch_keys',
+    '_is_jit_tracing',
+    '_graph_task',
+    '_len_dispatch_stack',
+    '_top_hooks',
+    '_flatten',
+    '_unflatten',
+)
+"""The variables of this module that are None where PyTorch lacks the name."""
+
+
+def is_tracing() -> bool:
+    """Whether PyTorch records what runs now, in order to compile, export or trace it."""
+    if _is_compiling():
+        return True
+    return torch.jit.is_tracing() if _is_jit_tracing is None else _is_jit_tracing()
+
+
+def transforms_active() -> bool:
+    """Whether ``torch.func`` or forward-mode AD transforms what runs now; True if unknown."""
+    level = getattr(forward_ad, '_current_level', 0)
+    return _transforms_active is None or _transforms_active() or level >= 0
+
+
+def is_batched(grad: Tensor) -> bool:
+    """Whether this is a batch of gradients for ``is_grads_batched=True``; True if unknown."""
+    if _parse_key is None or _dispatch_keys is None:
+        return True
+    return _dispatch_keys(grad).has(_parse_key('Batched'))
+
+
+def dispatch_mode_active() -> bool:
+    """Whether a dispatch mode watches operators, as ``make_fx`` does; True if unknown."""
+    return _len_dispatch_stack is None or _len_dispatch_stack() > 0
+
+
+def backward_running() -> bool:
+    """Whether this thread is inside a backward pass; True if unknown."""
+    return _graph_task is None or _graph_task() != -1
+
+
+def top_pack_hook() -> Callable[[Tensor], Any] | None:
+    """Return the pack hook that autograd calls for what it saves now; None if unknown."""
+    hooks = None if _top_hooks is None else _top_hooks(False)
+    return None if hooks is None else hooks[0]
+
+
+def flatten(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the elements of contiguous tensors in one vector; a view if there is one tensor."""
+    if _flatten is None:
+        return (
+            torch.cat([t.reshape(-1) for t in tensors]) if len(tensors) > 1 else tensors[0].view(-1)
+        )
+    return _flatten(tensors)
+
+
+def unflatten(flat: Tensor, like: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return views of a vector that have the shapes of ``like``: undo :func:`flatten`."""
+    if _unflatten is None:
+        parts = flat.split([t.numel() for t in like])
+        return [part.view(t.shape) for part, t in zip(parts, like)]
+    return _unflatten(flat, like)
+
+
+def autocast_dtype(device_type: str) -> torch.dtype | None:
+    """Return the dtype in which autocast computes on a device, None where it is off."""
+    if hasattr(torch, 'get_autocast_dtype'):
+        try:
+            enabled = torch.is_autocast_enabled(device_type)
+        except RuntimeError:  # the device has no autocast, such as 'meta'
+            return None
+        return torch.get_autocast_dtype(device_type) if enabled else None
+    if device_type == 'cpu':  # PyTorch < 2.4
+        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+    return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None

@@ -1,0 +1,267 @@
+"""The contract of a weight function, and how its value gets a gradient.
+
+:func:`apply` makes the weight of one layer; :func:`apply_together` those of many layers by one node
+of the graph, which is several times faster for small filters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmws.compat.torch_private import is_batched, is_tracing, transforms_active
+
+Stored = tuple[Tensor | None, ...]
+"""What a layer stores for its weight: ``weight``, and other tensors or None where absent."""
+
+
+class WeightFunction:
+    """A differentiable map from the tensors that a layer stores to the weight it computes with.
+
+    A subclass must define ``__call__`` in differentiable PyTorch; that is enough for layers,
+    training, evaluation and compiling. :meth:`evaluate` and :meth:`gradients` are the same with a
+    closed-form gradient; they run on plain tensors, without a graph. The two that end in ``_all``
+    do it for many layers at once.
+
+    Subclasses are immutable and compare by value: layers of equal functions are made together.
+    """
+
+    def __call__(self, weight: Tensor, *others: Tensor | None) -> Tensor:
+        """Return the weight to compute with, of the shape and dtype of ``weight``.
+
+        Args:
+            weight: The stored weight, :math:`(O, ...)`.
+            *others: Further stored tensors, such as a gain for each filter; None where absent.
+        """
+        raise NotImplementedError
+
+    def filters(self, weight: Tensor) -> Tensor:
+        """Return the stored weight as :math:`(O, ...)`, one filter to a row."""
+        return weight
+
+    def evaluate(self, *stored: Tensor | None) -> tuple[Tensor, Sequence[Tensor]]:
+        """Return what ``__call__`` returns, and the vectors that :meth:`gradients` needs."""
+        return self(*stored), ()
+
+    def gradients(
+        self, grad: Tensor, needs: Sequence[bool], kept: Sequence[Tensor], *stored: Tensor | None
+    ) -> Stored:
+        """Return the gradients with respect to the stored tensors, None where not needed.
+
+        Args:
+            grad: Gradient with respect to what :meth:`evaluate` returned, of any dtype.
+            needs: For every stored tensor, whether its gradient is needed.
+            kept: The vectors that :meth:`evaluate` returned.
+            *stored: The arguments of ``__call__``.
+        """
+        return differentiate(self, needs, stored, grad.to(stored[0].dtype))
+
+    def evaluate_all(
+        self, stored: Sequence[Stored], dtype: torch.dtype | None = None
+    ) -> tuple[list[Tensor], Sequence[Any]]:
+        """Do :meth:`evaluate` for many layers, whose tensors have one dtype and one device.
+
+        Args:
+            stored: For every layer, the arguments of ``__call__``.
+            dtype: What the weights are rounded to; by default they keep their dtype.
+
+        Returns:
+            The weights, and what :meth:`gradients_all` needs.
+        """
+        pairs = [self.evaluate(*tensors) for tensors in stored]
+        weights = [weight if dtype is None else weight.to(dtype) for weight, _ in pairs]
+        return weights, [kept for _, kept in pairs]
+
+    def gradients_all(
+        self, grads: Sequence[Tensor], needs: Sequence[bool], kept: Sequence[Any],
+        stored: Sequence[Stored],
+    ) -> list[Stored]:  # fmt: skip
+        """Do :meth:`gradients` for many layers, of which some may not need all gradients."""
+        return [
+            self.gradients(grad, needs, kept_by_layer, *tensors)
+            for grad, kept_by_layer, tensors in zip(grads, kept, stored)
+        ]
+
+
+def apply(function: WeightFunction, *stored: Tensor | None) -> Tensor:
+    """Return ``function(*stored)``, with its closed-form gradient where that may be used.
+
+    Double backward, forward-mode AD, ``torch.func``, tracing, compiling and subclasses of tensors
+    take the formula instead.
+    """
+    if not closed_form_applies(*stored):
+        return function(*stored)
+    if torch.is_grad_enabled():
+        return _Apply.apply(function, *stored)
+    return function.evaluate(*stored)[0]
+
+
+class _Apply(torch.autograd.Function):
+    """One weight with the closed-form gradient of its function.
+
+    What the backward pass needs is kept in attributes, not by ``save_for_backward``: an activation
+    checkpoint, which compares what is saved in the forward pass and when it recomputes, must not
+    see whether a weight was made here or by :func:`apply_together`. So versions are compared here.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, function: WeightFunction, *stored: Tensor | None) -> Tensor:
+        ctx.function, ctx.stored, ctx.versions = function, stored, _versions(stored)
+        weight, ctx.kept = function.evaluate(*stored)
+        return weight
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        stored, needs = ctx.stored, ctx.needs_input_grad[1:]
+        _check_versions(stored, ctx.versions)
+        if _needs_graph(grad):
+            return None, *differentiate(ctx.function, needs, stored, grad)
+        return None, *ctx.function.gradients(grad, needs, ctx.kept, *stored)
+
+
+def _versions(tensors: Sequence[Tensor | None]) -> list[int]:
+    return [t._version for t in tensors if t is not None]
+
+
+def _check_versions(tensors: Sequence[Tensor | None], versions: Sequence[int]) -> None:
+    present = [t for t in tensors if t is not None]
+    for tensor, version in zip(present, versions):
+        if tensor._version != version:
+            raise RuntimeError(
+                f'a stored weight of shape {tuple(tensor.shape)} has been modified by an inplace '
+                'operation between the forward and the backward pass: its gradient can no longer '
+                'be computed'
+            )
+
+
+class Request(NamedTuple):
+    """One weight that :func:`apply_together` is asked to make."""
+
+    function: WeightFunction
+    stored: Stored
+    dtype: torch.dtype | None = None
+    """What to round the weight to, such as the dtype of autocast; None for that of ``stored``."""
+
+
+def apply_together(requests: Sequence[Request]) -> tuple[Tensor, ...]:
+    """Return the weights that are asked for, made by one node of the graph.
+
+    A weight that no gradient reaches gives None to its stored tensors, as if it had a node of its
+    own. Parts of the graph may have backward passes of their own.
+
+    Raises:
+        RuntimeError: in the backward pass, if a stored tensor was changed in place after its
+            weight was made.
+    """
+    tensors = [t for request in requests for t in request.stored]
+    return _ApplyTogether.apply(tuple(requests), *tensors)
+
+
+class _ApplyTogether(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, requests: tuple[Request, ...], *tensors: Tensor | None) -> Any:
+        ctx.set_materialize_grads(False)
+        ctx.requests, ctx.families = requests, []
+        made: list[Any] = [None] * len(requests)
+        for members in _families(requests):
+            first = requests[members[0]]
+            stored = [requests[i].stored for i in members]
+            weights, kept = first.function.evaluate_all(stored, first.dtype)
+            ctx.families.append((members, kept))
+            for i, weight in zip(members, weights):
+                made[i] = weight
+        ctx.versions = _versions(tensors)
+        needs = _by_request(requests, ctx.needs_input_grad[1:])
+        ctx.mark_non_differentiable(*[w for w, need in zip(made, needs) if not any(need)])
+        return tuple(made)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        requests = ctx.requests
+        _check_versions([t for request in requests for t in request.stored], ctx.versions)
+        needs = _by_request(requests, ctx.needs_input_grad[1:])
+        results: list[Stored] = [(None,) * len(request.stored) for request in requests]
+        for members, kept in ctx.families:
+            arrived = [i for i in members if grads[i] is not None and any(needs[i])]
+            if not arrived:
+                continue
+            function = requests[members[0]].function
+            if _needs_graph(grads[arrived[0]]):
+                for i in arrived:
+                    stored = requests[i].stored
+                    grad = grads[i].to(stored[0].dtype)
+                    results[i] = differentiate(function, needs[i], stored, grad)
+                continue
+            gradients = function.gradients_all(
+                [_zeros_like(requests[i]) if grads[i] is None else grads[i] for i in members],
+                [any(column) for column in zip(*(needs[i] for i in members))],
+                kept,
+                [requests[i].stored for i in members],
+            )
+            for i, made in zip(members, gradients):
+                if i in arrived:
+                    results[i] = tuple(g if need else None for g, need in zip(made, needs[i]))
+        return None, *(grad for result in results for grad in result)
+
+
+def _families(requests: Sequence[Request]) -> list[list[int]]:
+    """Return which requests one call of :meth:`WeightFunction.evaluate_all` can answer."""
+    families: dict[Any, list[int]] = {}
+    for i, (function, stored, dtype) in enumerate(requests):
+        weight = stored[0]
+        key = function, dtype, weight.dtype, weight.device, *[t is None for t in stored]
+        families.setdefault(key, []).append(i)
+    return [*families.values()]
+
+
+def _by_request(requests: Sequence[Request], flat: Sequence[bool]) -> list[Sequence[bool]]:
+    split, start = [], 0
+    for request in requests:
+        end = start + len(request.stored)
+        split.append(flat[start:end])
+        start = end
+    return split
+
+
+def _zeros_like(request: Request) -> Tensor:
+    return torch.zeros_like(request.stored[0], dtype=request.dtype)
+
+
+def _needs_graph(grad: Tensor) -> bool:
+    """Whether the gradient must be differentiable, or comes as a batch or through a transform."""
+    return torch.is_grad_enabled() or transforms_active() or is_batched(grad)
+
+
+def differentiate(
+    function: Callable[..., Tensor], needs: Sequence[bool], tensors: Stored, grad: Tensor
+) -> Stored:
+    """Vector-Jacobian product of ``function``, itself differentiable where gradients are on."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Fresh aliases: one tensor may depend on another, and only this function is differentiated.
+        aliases = [
+            t if not need else t.view_as(t) if create_graph else t.detach().requires_grad_()
+            for t, need in zip(tensors, needs)
+        ]
+        out = function(*aliases)
+        wanted = [t for t, need in zip(aliases, needs) if need]
+        grads = iter(torch.autograd.grad(out, wanted, grad, create_graph=create_graph))
+    return tuple(next(grads) if need else None for need in needs)
+
+
+def closed_form_applies(*tensors: Tensor | None) -> bool:
+    """Whether kernels may be called by hand: plain tensors that hold data, nothing tracing."""
+    if is_tracing() or transforms_active():
+        return False
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        cls = type(tensor)
+        if cls is not nn.Parameter and cls is not Tensor and not issubclass(cls, nn.Parameter):
+            return False
+        if tensor.is_meta:
+            return False
+    return tensors[0].numel() > 0

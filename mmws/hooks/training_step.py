@@ -1,0 +1,76 @@
+"""MMEngine's hook for the training step: weights made together, and held in evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from mmws.registry import HOOKS
+from mmws.training_step import HeldWeights, TrainingStep, hold_weights
+
+
+@HOOKS.register_module()
+class TrainingStepHook(Hook):
+    """Make the weights of a model together in training, and hold them in validation and test.
+
+    mmws's own tools add it by themselves; for MMDetection's tools write
+    ``custom_hooks = [dict(type='mmws.TrainingStepHook')]`` in the config. Losses, gradients and
+    checkpoints are those of a training without it, but for the order of sums. See
+    :class:`mmws.TrainingStep` and :func:`mmws.hold_weights`.
+
+    Args:
+        together: Make the weights of all layers together in training.
+        hold: Hold the weights in validation and test.
+        group_mib: As for :class:`mmws.TrainingStep`.
+    """
+
+    # After EMAHook, which swaps the averaged weights in before validation and out after it.
+    priority = 'VERY_LOW'
+
+    def __init__(
+        self, together: bool = True, hold: bool = True, group_mib: float | None = None
+    ) -> None:
+        self.together = together
+        self.hold = hold
+        self.group_mib = group_mib
+        self._step: TrainingStep | None = None
+        self._held: HeldWeights | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        if self.together:
+            self._step = TrainingStep(_unwrapped(runner.model), self.group_mib)
+
+    def after_train(self, runner: Runner) -> None:
+        if self._step is not None:
+            self._step.remove()
+            self._step = None
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        self._release()  # an evaluation that failed has not done it
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        self._release()
+        if self.hold:
+            self._held = hold_weights(_unwrapped(runner.model))
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        self._release()
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        self.before_val_epoch(runner)
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        if self._held is not None:
+            self._held.remove()
+            self._held = None
+
+
+def _unwrapped(model: Any) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model

@@ -1,0 +1,95 @@
+"""Effective weights held for an evaluation, made once for many forward passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmws.compat.torch_private import transforms_active
+from mmws.functional import closed_form_applies
+from mmws.layers import WeightFunctionMixin
+
+from .attach import Attached
+from .together import half_dtype
+
+
+class HeldWeights(Attached):
+    """Holds the effective weights of a model: see :func:`hold_weights`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self._forget()
+
+    def remove(self) -> None:
+        super().remove()
+        self._forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), '_made': {}, '_stored': []}
+
+    def begin(self, model: nn.Module) -> HeldWeights | None:
+        if model.training or any(t._version != version for t, version in self._stored):
+            self._forget()
+        return None if torch.is_grad_enabled() else self
+
+    def weight_of(self, layer: nn.Module) -> Tensor | None:
+        """Return the layer's weight, None if the layer shall make its own."""
+        if torch.is_grad_enabled() or transforms_active():
+            return None
+        key = layer, half_dtype(layer)
+        weight = self._made.get(key)
+        return self._make(*key) if weight is None else weight
+
+    def _forget(self) -> None:
+        self._made: dict[tuple[nn.Module, torch.dtype | None], Tensor] = {}
+        self._stored: list[tuple[Tensor, int]] = []
+
+    def _make(self, layer: WeightFunctionMixin, half: torch.dtype | None) -> Tensor | None:
+        stored = layer.stored_weights()
+        if not closed_form_applies(*stored):
+            return None
+        # A normal tensor serves later passes in and out of inference mode alike.
+        with torch.inference_mode(False), torch.no_grad():
+            weight = layer.effective_weight()
+            weight = weight if half is None else weight.to(half)
+        if type(weight) is not Tensor:  # made under a mode of fake tensors
+            return None
+        if weight.is_cuda:
+            if torch.cuda.is_current_stream_capturing():
+                return weight  # in the memory of the graph
+            torch.cuda.current_stream(weight.device).synchronize()  # other streams use it, too
+        self._made[layer, half] = weight
+        self._stored += [(t, t._version) for t in stored if t is not None and not t.is_inference()]
+        return weight
+
+
+def hold_weights(model: nn.Module) -> HeldWeights:
+    """Hold the effective weights of a model for evaluation, until ``remove()`` is called.
+
+    ::
+
+        with mmws.hold_weights(model), torch.no_grad():
+            for images in loader:
+                model(images)
+
+        model = init_detector(config, checkpoint)
+        mmws.hold_weights(model)  # for as long as the model lives
+
+    Each layer makes its weight in the first forward pass of ``model`` without gradients, and uses
+    it in the following ones. Forward passes with gradients, and calls of a part of the model
+    instead of the model itself, make weights anew.
+
+    The weights are made again after a pass in training mode, and after a stored weight was changed
+    in place such that PyTorch counts it (optimizers, ``load_state_dict``). Changes without a trace
+    are not seen: writes through ``.data``, NumPy, fused optimizers or collectives, a new parameter.
+    Call ``remove()`` before, and hold again.
+
+    Args:
+        model: Any module; the passes are calls of it.
+
+    Returns:
+        An object with ``remove()``, which is a context manager, too.
+    """
+    return HeldWeights(model)

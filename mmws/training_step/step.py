@@ -1,0 +1,59 @@
+"""The training step of a model: its weights made together, and values remade instead of kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmws.layers.source import WeightSource
+
+from .attach import Attached
+from .together import Plan, WeightPass
+
+
+class TrainingStep(Attached):
+    """Make the weights of a model together in every forward pass with gradients.
+
+    ::
+
+        model = mmws.convert(torchvision.models.resnet50())
+        mmws.TrainingStep(model)
+        for images, labels in loader:
+            loss = criterion(model(images), labels)  # weights are made here, together
+            loss.backward()
+            ...
+
+    It lasts until :meth:`remove`, and is a context manager, too. Losses and gradients are those of
+    layers that make their own weights, up to the order of sums. Layers make their own weights
+
+    - in the first pass, which shows the order of the layers, and in passes without gradients;
+    - inside a reentrant activation checkpoint, and in what any checkpoint recomputes;
+    - under ``torch.compile``, which makes a better program of all layers itself, and while
+      tracing, exporting, and under transforms of ``torch.func``;
+    - in models of FSDP, where the weights of other units are elsewhere.
+
+    A pass is a call of ``model`` itself; wrap the model in ``DistributedDataParallel`` as usual.
+
+    Args:
+        model: The model; what is a part of it may be called in any order, and any number of times.
+        group_mib: MiB of stored weights that one node of the graph makes. By default all, or, where
+            several processes train, as much as a bucket of DistributedDataParallel holds, so that
+            gradients are communicated during the backward pass.
+    """
+
+    def __init__(self, model: nn.Module, group_mib: float | None = None) -> None:
+        super().__init__(model)
+        self._plan = Plan(model, group_mib)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What was planned is about the layers of this very model, and is soon planned again.
+        return {**vars(self), '_plan': Plan(self.model, self._plan.group_mib)}
+
+    def begin(self, model: nn.Module) -> WeightSource | None:
+        return WeightPass(self._plan) if torch.is_grad_enabled() else None
+
+    def end(self, source: WeightSource) -> None:
+        if isinstance(source, WeightPass):
+            self._plan.learn(source)

@@ -1,0 +1,132 @@
+"""Effective weights of all layers made together, for one forward pass of a model.
+
+A layer alone makes its weight by a node of its own. At one or two images a step is bound by the
+time between the launches of kernels, so here the weights of many layers are made by one node.
+
+The first pass only watches: it notes in which order layers run, and which of them run without
+gradients although the pass has gradients. Those are inside a reentrant activation checkpoint
+(MMDetection's ``with_cp``): their gradients arrive by another way than that of a group, and
+DistributedDataParallel would see them twice. From the next pass on, consecutive layers form
+groups, and a group is made when the first of its layers runs: nodes made later in the forward pass
+run earlier in the backward pass, so that gradients of late layers are ready for communication
+while the backward pass goes on.
+
+Made weights belong to the pass, not to the model: they are dropped when the forward pass ends, even
+by an exception. What is recomputed in the backward pass makes its own weights.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mmws.compat.torch_private import autocast_dtype, backward_running, transforms_active
+from mmws.functional import Request, apply_together, closed_form_applies
+from mmws.layers import WeightFunctionMixin
+
+BUCKET_MIB = 25.0
+"""Stored weights of a group under DistributedDataParallel, whose default bucket is as large."""
+
+
+class Plan:
+    """Which layers of a model have their weights made together, as its passes have shown.
+
+    Args:
+        model: The model whose passes count.
+        group_mib: MiB of stored weights in a group. None: one group, or groups of
+            :data:`BUCKET_MIB` where several processes train.
+    """
+
+    def __init__(self, model: nn.Module, group_mib: float | None = None) -> None:
+        self.model = model
+        self.group_mib = group_mib
+        self.groups: dict[nn.Module, list[WeightFunctionMixin]] = {}
+        self.alone: set[nn.Module] = set()
+
+    def learn(self, finished: WeightPass) -> None:
+        """Form groups anew if the pass met layers of which nothing was known."""
+        without_grad = finished.without_grad - self.alone
+        if not finished.unknown and not without_grad:
+            return
+        order = [*self.groups, *finished.unknown]
+        self.alone |= without_grad
+        if _is_sharded(self.model):  # the weights of one unit exist while others are elsewhere
+            self.alone.update(order)
+        limit = self.group_mib
+        if limit is None and dist.is_available() and dist.is_initialized():
+            limit = BUCKET_MIB if dist.get_world_size() > 1 else None
+        self.groups = {}
+        group: list[WeightFunctionMixin] = []
+        size = 0.0
+        for layer in order:
+            if layer in self.alone:
+                continue
+            mib = layer.weight.nbytes / 2**20
+            if limit is not None and group and size + mib > limit:
+                group, size = [], 0.0
+            size += mib
+            group.append(layer)
+            self.groups[layer] = group
+
+
+class WeightPass:
+    """One forward pass with gradients: the weights made in it, and what it learnt about layers."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._made: dict[nn.Module, tuple[Tensor | None, torch.dtype | None]] = {}
+        self.unknown: dict[nn.Module, None] = {}  # in order of execution
+        self.without_grad: set[nn.Module] = set()
+
+    def weight_of(self, layer: nn.Module) -> Tensor | None:
+        """Return the layer's weight, None if the layer shall make its own."""
+        if not torch.is_grad_enabled():
+            self.without_grad.add(layer)
+            return None
+        if transforms_active() or backward_running():
+            return None
+        made = self._made.get(layer)
+        if made is None:
+            if not self._make_group(layer):
+                return None
+            made = self._made[layer]
+        weight, half = made
+        if half is not None and half != autocast_dtype(weight.device.type):
+            return None  # autocast has changed since the group was made
+        return weight
+
+    def _make_group(self, layer: nn.Module) -> bool:
+        group = self._plan.groups.get(layer)
+        if group is None:
+            if layer not in self._plan.alone:
+                self.unknown[layer] = None
+            return False
+        requests = [
+            Request(member.stored_function(), member.stored_weights(), half_dtype(member))
+            for member in group
+        ]
+        if not all(closed_form_applies(*request.stored) for request in requests):
+            self._made.update(dict.fromkeys(group, (None, None)))
+            return True
+        for member, request, weight in zip(group, requests, apply_together(requests)):
+            self._made[member] = weight, request.dtype
+        return True
+
+
+def half_dtype(layer: WeightFunctionMixin) -> torch.dtype | None:
+    """Return the half precision in which autocast lets the layer compute now, None if in none."""
+    weight = layer.weight
+    if weight.dtype is not torch.float32 or not layer.half_precision:
+        return None
+    return autocast_dtype(weight.device.type)
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    """Whether a part of the model is a unit of FSDP, of either version."""
+    fsdp = sys.modules.get('torch.distributed.fsdp')
+    names = ('FullyShardedDataParallel', 'FSDPModule')
+    kinds = tuple(getattr(fsdp, name) for name in names if hasattr(fsdp, name))
+    return bool(kinds) and any(isinstance(module, kinds) for module in model.modules())

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.multiprocessing.reductions import StorageWeakRef
 
 
 def _find(root: object, path: str) -> Any:
@@ -80,6 +81,13 @@ def top_pack_hook() -> Callable[[Tensor], Any] | None:
     """Return the pack hook that autograd calls for what it saves now; None if unknown."""
     hooks = None if _top_hooks is None else _top_hooks(False)
     return None if hooks is None else hooks[0]
+
+
+def storage_address(tensor: Tensor) -> int:
+    """Return the address of the object that owns a tensor's memory."""
+    storage = tensor.untyped_storage()
+    address = getattr(storage, '_cdata', None)
+    return StorageWeakRef(storage).cdata if address is None else address
 
 
 def flatten(tensors: Sequence[Tensor]) -> Tensor:

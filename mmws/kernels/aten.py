@@ -4,19 +4,20 @@ Group normalization with every row a group standardizes filters in one call, but
 variance and with eps inside the root: it makes :math:`r\,c` of a centred row :math:`c`. With
 :math:`u = \sqrt{n / m}` for the divisor :math:`m` of the wanted variance, :math:`\sigma = u / r`:
 
-.. math:: \frac{c}{\sigma + \epsilon} = \frac{r\,c}{u + \epsilon r}, \qquad
+.. math:: \frac{c}{\sigma + \epsilon} = \frac{r\,c}{u\,p}, \quad p = 1 + \epsilon r / u, \qquad
     \frac{c}{\sqrt{\sigma^2 + \epsilon}} = \frac{r\,c}{u}
 
 the latter with :math:`\epsilon / u^2` in the root of :math:`r`. The gradient is that of batch
 normalization over one row, :math:`t k [g - \bar g - c\, k^2 \sum g\,c / n]`, with
-:math:`k = r u w, t = s w, w = (u^2 + \epsilon u r)^{-1/2}`, or :math:`k = r, t = s / u` with eps
-inside.
+:math:`k = r p^{-1/2}, t = s p^{-1/2} / u`, and :math:`p = 1` with eps inside.
 
-Small filters of equal length are stacked: for them the number of calls counts, not the copy.
+Small filters of equal length are stacked: for them the number of calls counts, not the copy. For
+the same reason constants are tensors: PyTorch wraps a Python number in a new tensor at every call.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -24,7 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmws.compat.torch_private import flatten, unflatten
+from mmws.compat.torch_private import dispatch_mode_active, flatten, unflatten
 
 _batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
 _weight_norm_backward = torch.ops.aten._weight_norm_interface_backward.default
@@ -101,19 +102,38 @@ def standardize_one(
     out, mean, r = torch.native_group_norm(rows, None, None, o, 1, n, 1, kernel_eps)
     # For n == 1 the deviation from the mean is exactly 0, but group_norm returns rounding noise
     # divided by eps, so multiply by 0.
-    factor = scale if n > 1 else 0.0
+    scale = scale / u if n > 1 else 0.0
     matrix = out.view(o, n)
+    factor = None
     if not eps_inside:
-        matrix.div_(torch.rsub(r, u, alpha=-eps))  # u + eps r, in one call
-    else:
-        factor /= u
+        factor = _one_plus(r, eps / u).reciprocal_()
+    if scale != 1.0:
+        constant = _constant(scale, rows.dtype)
+        factor = constant if factor is None else factor.mul_(constant)
     if gain is not None:
-        matrix.mul_((gain if factor == 1.0 else gain * factor)[:, None])
-    elif factor != 1.0:
-        out.mul_(factor)
+        factor = gain[:, None] if factor is None else factor * gain[:, None]
+    if factor is not None:
+        matrix.mul_(factor)
     if shift is not None:
         matrix.add_(shift[:, None])
     return out, mean, r
+
+
+def _one_plus(r: Tensor, factor: float) -> Tensor:
+    return (r * _constant(factor, r.dtype)).add_(_constant(1.0, r.dtype))
+
+
+def _constant(value: float, dtype: torch.dtype) -> Tensor:
+    # What a dispatch mode makes, such as a fake tensor, must not be kept.
+    return _new_constant(value, dtype) if dispatch_mode_active() else _kept_constant(value, dtype)
+
+
+def _new_constant(value: float, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(value, dtype=dtype, device='cpu')
+
+
+_kept_constant = functools.lru_cache(maxsize=1024)(_new_constant)
 
 
 def standardize_one_backward(
@@ -125,15 +145,15 @@ def standardize_one_backward(
     o = rows.shape[0]
     n = rows.numel() // o
     u = math.sqrt(n / (n - 1)) if unbiased and n > 1 else 1.0
-    factor = scale if n > 1 else 0.0
+    scale = scale / u if n > 1 else 0.0
     r = r.view(o)
     if eps_inside:
-        k, t = r, torch.full_like(r, factor / u)
+        k, t = r, torch.full_like(r, scale)
     else:
-        t = torch.rsub(r, u * u, alpha=-u * eps).rsqrt_()
-        k = r * t if u == 1.0 else (r * t).mul_(u)
-        if factor != 1.0:
-            t = t.mul_(factor)
+        t = _one_plus(r, eps / u).rsqrt_()
+        k = r * t
+        if scale != 1.0:
+            t = t.mul_(_constant(scale, r.dtype))
     if grad.dtype != rows.dtype:
         grad = grad.to(rows.dtype)
     grad_rows, grad_gain, grad_shift = _batch_norm_backward(
@@ -184,7 +204,7 @@ def normalize(rows: list[Tensor], gains: list[Tensor], dtype: torch.dtype) -> li
         matrix = stack.join(rows).view(-1, stack.n)
         norm = torch.linalg.vector_norm(matrix, dim=1, keepdim=True)
         # An infinite norm makes 0 of a row without direction, and of its gradients.
-        norm = torch.threshold(norm, 0.0, math.inf)
+        norm = torch.where(norm > _constant(0.0, norm.dtype), norm, _constant(math.inf, norm.dtype))
         out = matrix * (stack.join(gains)[:, None] / norm)
         stack.split(out if dtype == out.dtype else out.to(dtype), made, rows)
         kept.append(norm)

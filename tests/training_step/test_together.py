@@ -95,7 +95,7 @@ def assert_equal_steps(model, alone, **kwargs):
 @pytest.mark.parametrize('group_mib', [None, 0.0, 0.002])
 def test_losses_and_gradients_are_those_of_layers_alone(group_mib, made):
     model = make()
-    TrainingStep(model, group_mib)
+    TrainingStep(model, group_mib=group_mib)
     assert_equal_steps(model, make())
     assert model.unused.weight.grad is None
     assert model.frozen.weight.grad is None

@@ -1,0 +1,377 @@
+"""Values remade in the backward pass instead of kept from the forward pass.
+
+Autograd keeps the input of every convolution and norm. Many of them are cheap to compute from other
+kept tensors: the output of a norm and an activation from the input of the norm, the output of a 1×1
+convolution to at least twice the channels from its narrow input, a made weight from the stored one.
+Hooks for saved tensors put a recipe in place of such a tensor.
+
+How a tensor is recognized: autograd saves it as a tensor object of its own, but with the same
+storage. So the recipe is found by storage, version, shape and strides. A storage is identified by
+its address while a weak reference is held: the reference keeps the address, though not the memory,
+from being used again. An activation saves its result before anything can know where the result
+came from; what is not known yet is put into a box, and when it becomes known, what is in the box is
+exchanged for the recipe.
+
+A remade value is dropped when the last tensor of the graph that stands for it is dropped, which
+autograd does node by node. Nothing random and nothing with batch statistics is remade. A changed
+version of an ingredient is an error, as in plain autograd.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmws.compat.torch_private import autocast_dtype, is_tracing, storage_address, top_pack_hook
+from mmws.functional import apply, closed_form_applies
+from mmws.layers import GroupNorm, WeightFunctionMixin
+from mmws.layers.kinds import ConvKind
+from mmws.layers.source import WeightSource, active
+
+from .together import half_dtype
+
+CONSUMERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.modules.conv._ConvTransposeNd)
+"""Layers that keep their input, which is looked at before they run."""
+
+NORMS = (nn.GroupNorm, _BatchNorm)
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    'ReluBackward0': torch.relu,
+    'SiluBackward0': F.silu,
+    'HardswishBackward0': F.hardswish,
+}
+"""Activations without arguments, by the node that they leave in the graph."""
+
+MIN_BYTES = 2**16
+"""Smaller values are kept: looking after them takes longer than remaking them saves."""
+
+_KEY = 'mmws.remake'
+
+WIDENING = 2
+"""A 1×1 convolution is remade if its output has at least this many times its input's channels."""
+
+
+def _check_version(tensor: Tensor, version: int) -> None:
+    if tensor._version != version:
+        raise RuntimeError(
+            f'a tensor of shape {tuple(tensor.shape)} needed for gradient computation has been '
+            f'modified by an inplace operation: it is at version {tensor._version}, expected '
+            f'version {version}'
+        )
+
+
+class _Kept:
+    """An ingredient of a recipe that is kept; ``value()`` is that of a recipe."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor, self._version = tensor.detach(), tensor._version
+
+    def value(self) -> Tensor:
+        _check_version(self._tensor, self._version)
+        return self._tensor
+
+
+class _Recipe:
+    """How a value is computed from its ingredients, and the value while it is in use."""
+
+    def __init__(
+        self, function: Callable[..., Tensor], *ingredients: _Kept | _Recipe, device: torch.device
+    ) -> None:
+        self._function = function
+        self._ingredients = ingredients
+        self._device_type = device.type
+        self._autocast = autocast_dtype(device.type)
+        self._value: Tensor | None = None
+        self.users = 0  # slots of the graph that stand for the value
+
+    def value(self) -> Tensor:
+        if self._value is not None:
+            return self._value
+        ingredients = [ingredient.value() for ingredient in self._ingredients]
+        half = self._autocast
+        autocast = torch.autocast(
+            self._device_type, half, enabled=half is not None, cache_enabled=False
+        )
+        with torch.no_grad(), autocast:  # the backward pass runs in another state
+            value = self._function(*ingredients)
+        if self.users:
+            self._value = value
+        return value
+
+
+class _Slot:
+    """Stands in the graph for a value that is remade."""
+
+    def __init__(self, recipe: _Recipe, tensor: Tensor) -> None:
+        self._recipe = recipe
+        self._geometry = tensor.shape, tensor.stride(), tensor.storage_offset()
+        recipe.users += 1
+
+    def __del__(self) -> None:
+        self._recipe.users -= 1
+        if not self._recipe.users:
+            self._recipe._value = None
+
+    def value(self) -> Tensor:
+        return self._recipe.value().as_strided(*self._geometry)
+
+
+class _Box:
+    """Stands in the graph for a tensor that is kept, until its recipe becomes known."""
+
+    __slots__ = ('__weakref__', 'content', 'version')
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.content: Tensor | _Slot = tensor
+        self.version = tensor._version
+
+    def value(self) -> Tensor:
+        content = self.content
+        if isinstance(content, _Slot):
+            return content.value()
+        _check_version(content, self.version)
+        return content
+
+
+class _Known(NamedTuple):
+    """A storage and the recipe of the tensor in it."""
+
+    storage: StorageWeakRef
+    version: int
+    dtype: torch.dtype
+    recipe: _Recipe
+
+
+class RemakingPass:
+    """One forward pass whose saved tensors are remade where a recipe is known.
+
+    Args:
+        weights: The source of weights made together, None if layers make their own.
+    """
+
+    def __init__(self, weights: WeightSource | None) -> None:
+        self.weights = weights
+        self._known: dict[int, _Known] = {}
+        self._boxes: dict[int, tuple[StorageWeakRef, list[weakref.ref[_Box]]]] = {}
+        self._of_norms: list[_Recipe] = []
+        self._weights: dict[nn.Module, Tensor] = {}
+        self._pack_hook = self._pack
+        self._hooks = saved_tensors_hooks(self._pack_hook, lambda stand_in: stand_in.value())
+        self._hooks.__enter__()
+
+    def close(self) -> None:
+        """End the pass: what the graph does not hold is dropped."""
+        self._hooks.__exit__(None, None, None)
+        self._known.clear()
+        self._boxes.clear()
+        self._of_norms.clear()
+        self._weights.clear()
+
+    def weight_of(self, layer: nn.Module) -> Tensor | None:
+        """Return the layer's weight, and note how it is remade."""
+        weight = None if self.weights is None else self.weights.weight_of(layer)
+        half = half_dtype(layer)
+        if weight is None:
+            if not closed_form_applies(*layer.stored_weights()):
+                return None
+            weight = layer.effective_weight()
+            weight = weight if half is None else weight.to(half)
+        if _is_widening(layer):
+            self._weights[layer] = weight
+        if self._worthwhile(weight):
+            function, stored = layer.stored_function(), layer.stored_weights()
+
+            def remake(*present: Tensor) -> Tensor:
+                tensors = iter(present)
+                made = apply(function, *(None if t is None else next(tensors) for t in stored))
+                return made.to(weight_dtype)
+
+            weight_dtype = weight.dtype
+            kept = [_Kept(t) for t in stored if t is not None]
+            self._note(weight, _Recipe(remake, *kept, device=weight.device))
+        return weight
+
+    def before_consumer(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
+        """Recognize the input of a layer as that of an activation behind a norm."""
+        if not args or not isinstance(args[0], Tensor):
+            return
+        x = args[0]
+        node = x.grad_fn
+        activation = None if node is None else ACTIVATIONS.get(node.name())
+        if activation is None or not self._worthwhile(x):
+            return
+        before = node.next_functions[0][0]
+        owner, index = before.metadata.get(_KEY, (None, 0))
+        if owner == id(self):
+            self._note(x, _Recipe(activation, self._of_norms[index], device=x.device))
+
+    def after_norm(self, norm: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+        """Note how the output of a norm is remade from its input."""
+        function = _norm_function(norm)
+        if function is None or not self._worthwhile(out) or len(args) != 1:
+            return
+        x = args[0]
+        present = [t for t in (norm.weight, norm.bias) if t is not None]
+        if isinstance(norm, _BatchNorm):
+            present += [norm.running_mean, norm.running_var]
+        recipe = _Recipe(
+            function, self._ingredient(x), *(_Kept(t) for t in present), device=x.device
+        )
+        # An index instead of the recipe: nodes live as long as the loss, and tensors would, too.
+        out.grad_fn.metadata[_KEY] = id(self), len(self._of_norms)
+        self._of_norms.append(recipe)
+        self._note(out, recipe)
+
+    def after_convolution(self, layer: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+        """Note how the output of a 1×1 convolution to many more channels is remade."""
+        if not _is_widening(layer) or not self._worthwhile(out) or len(args) != 1:
+            return
+        x = args[0]
+        if x.dim() != layer.weight.dim():  # no batch
+            return
+        weight = self._weights.pop(layer, None)  # what the layer has just computed with
+        if weight is None:
+            if isinstance(layer, WeightFunctionMixin):
+                return
+            weight = layer.weight
+        ingredients = [self._ingredient(x)]
+        ingredients.append(self._ingredient(weight))
+        if layer.bias is not None:
+            ingredients.append(_Kept(layer.bias))
+        convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[x.dim()]
+        options = layer.stride, layer.padding, layer.dilation, layer.groups
+
+        def remake(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+            return convolve(x, weight, bias, *options)
+
+        self._note(out, _Recipe(remake, *ingredients, device=out.device))
+
+    def _worthwhile(self, value: Any) -> bool:
+        """Whether a value may be remade: saved by this pass, alone in its storage, and large."""
+        return (
+            isinstance(value, Tensor)
+            and value.requires_grad
+            and value.grad_fn is not None
+            and value.storage_offset() == 0
+            and value.nbytes >= MIN_BYTES
+            and value.nbytes == value.untyped_storage().nbytes()
+            # In the region of an activation checkpoint other hooks are on top, and nothing is kept.
+            and top_pack_hook() is self._pack_hook
+        )
+
+    def _ingredient(self, tensor: Tensor) -> _Kept | _Recipe:
+        known = self._find(tensor)
+        return _Kept(tensor) if known is None else known
+
+    def _find(self, tensor: Tensor) -> _Recipe | None:
+        known = self._known.get(storage_address(tensor))
+        if known is None or known.version != tensor._version or known.dtype != tensor.dtype:
+            return None
+        return known.recipe
+
+    def _note(self, tensor: Tensor, recipe: _Recipe) -> None:
+        address = storage_address(tensor)
+        reference = StorageWeakRef(tensor.untyped_storage())
+        self._known[address] = _Known(reference, tensor._version, tensor.dtype, recipe)
+        _, boxes = self._boxes.pop(address, (None, []))
+        for box in (reference() for reference in boxes):
+            if box is not None and box.version == tensor._version:
+                box.content = _Slot(recipe, box.content)
+
+    def _pack(self, tensor: Tensor) -> _Box | _Slot:
+        if tensor.is_leaf or type(tensor) is not Tensor:
+            return _Box(tensor)
+        recipe = self._find(tensor)
+        if recipe is not None:
+            return _Slot(recipe, tensor)
+        box = _Box(tensor)
+        address = storage_address(tensor)
+        if address not in self._boxes:
+            self._boxes[address] = StorageWeakRef(tensor.untyped_storage()), []
+        self._boxes[address][1].append(weakref.ref(box))
+        return box
+
+
+def _norm_function(norm: nn.Module) -> Callable[..., Tensor] | None:
+    """Return what a norm does with its input and its tensors, None if that is not known."""
+    if len(norm._forward_hooks) > 1 or norm._forward_pre_hooks or 'forward' in vars(norm):
+        return None
+    eps = norm.eps
+    affine = norm.weight is not None
+    if type(norm).forward in (nn.GroupNorm.forward, GroupNorm.forward):
+        groups = norm.num_groups
+
+        def group_norm(x: Tensor, *parameters: Tensor) -> Tensor:
+            return torch.group_norm(x, groups, *(parameters or (None, None)), eps)
+
+        return group_norm
+    frozen = not norm.training and getattr(norm, 'running_mean', None) is not None
+    if type(norm).forward is _BatchNorm.forward and frozen:  # batch statistics are not remade
+
+        def batch_norm(x: Tensor, *tensors: Tensor) -> Tensor:
+            weight, bias = tensors[:2] if affine else (None, None)
+            return F.batch_norm(x, *tensors[-2:], weight, bias, False, 0.0, eps)
+
+        return batch_norm
+    return None
+
+
+def _is_widening(layer: nn.Module) -> bool:
+    """Whether a layer is a 1×1 convolution to many more channels, without any hook but one."""
+    plain = type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    if not plain and getattr(type(layer), 'forward', None) is not ConvKind.forward:
+        return False
+    if len(layer._forward_hooks) > 1 or len(layer._forward_pre_hooks) > 1:
+        return False
+    point = all(size == 1 for size in layer.kernel_size) and layer.padding_mode == 'zeros'
+    wide = layer.out_channels >= WIDENING * layer.in_channels
+    return point and wide and 'forward' not in vars(layer)
+
+
+class RemakingHooks:
+    """The hooks of a model's layers that tell the pass that runs what it has to know."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._handles = []
+        for module in model.modules():
+            if isinstance(module, CONSUMERS):
+                self._handles.append(module.register_forward_pre_hook(_before_consumer))
+            if isinstance(module, nn.modules.conv._ConvNd):
+                self._handles.append(module.register_forward_hook(_after_convolution))
+            if isinstance(module, NORMS):
+                self._handles.append(module.register_forward_hook(_after_norm))
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def _running() -> RemakingPass | None:
+    source = None if is_tracing() else active.source
+    return source if isinstance(source, RemakingPass) and torch.is_grad_enabled() else None
+
+
+def _before_consumer(layer: nn.Module, args: tuple[Any, ...]) -> None:
+    running = _running()
+    if running is not None:
+        running.before_consumer(layer, args)
+
+
+def _after_norm(norm: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+    running = _running()
+    if running is not None:
+        running.after_norm(norm, args, out)
+
+
+def _after_convolution(layer: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+    running = _running()
+    if running is not None:
+        running.after_convolution(layer, args, out)

@@ -1,0 +1,246 @@
+"""Values that are remade are those that would have been kept."""
+
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from mmws import TrainingStep, layers
+from mmws.training_step import remake
+
+
+@pytest.fixture(autouse=True)
+def of_any_size(monkeypatch):
+    monkeypatch.setattr(remake, 'MIN_BYTES', 0)
+
+
+class Block(nn.Module):
+    """A bottleneck: every way in which norms, activations and convolutions follow each other."""
+
+    def __init__(self, conv=layers.ConvWS2d, norm=None, activation='relu', inplace=False):
+        super().__init__()
+        norm = norm or (lambda channels: nn.GroupNorm(2, channels))
+        self.activation, self.inplace = activation, inplace
+        self.conv1, self.norm1 = conv(16, 4, 1), norm(4)
+        self.conv2, self.norm2 = conv(4, 4, 3, padding=1), norm(4)
+        self.conv3, self.norm3 = conv(4, 16, 1), norm(16)
+
+    def act(self, x):
+        if self.activation == 'relu':
+            return F.relu(x, inplace=self.inplace)
+        return getattr(F, self.activation)(x)
+
+    def forward(self, x):
+        out = self.act(self.norm1(self.conv1(x)))
+        out = self.act(self.norm2(self.conv2(out)))
+        return F.relu(self.norm3(self.conv3(out)) + x)
+
+
+def make(depth=3, **kwargs):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        layers.ConvWS2d(3, 16, 3, padding=1), *(Block(**kwargs) for _ in range(depth)),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5),
+    )  # fmt: skip
+
+
+X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def forward(model, amp=False):
+    with torch.autocast('cpu', torch.bfloat16, enabled=amp):
+        return model(X).float().square().mean()
+
+
+def step(model, **kwargs):
+    model.zero_grad()
+    loss = forward(model, **kwargs)
+    loss.backward()
+    return loss.detach(), [p.grad for p in model.parameters()]
+
+
+def assert_bitwise(model, alone, **kwargs):
+    expected = step(alone, **kwargs)
+    for _ in range(3):
+        torch.testing.assert_close(step(model, **kwargs), expected, rtol=0, atol=0)
+
+
+FROZEN_BN = {'norm': lambda channels: nn.BatchNorm2d(channels).eval()}
+
+
+@pytest.mark.parametrize('amp', [False, True])
+@pytest.mark.parametrize('together', [False, True])
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        {'inplace': True},
+        {'activation': 'silu'},
+        {'activation': 'hardswish'},
+        {'activation': 'gelu'},
+        {'conv': nn.Conv2d},
+        {'conv': layers.ConvWN2d, 'inplace': True},
+        FROZEN_BN,
+        {'norm': nn.BatchNorm2d},
+        {'norm': lambda channels: nn.Sequential(nn.GroupNorm(2, channels), nn.Dropout(0.0))},
+    ],
+)
+def test_losses_and_gradients_are_bitwise_equal(options, together, amp):
+    model = make(**options)
+    alone = copy.deepcopy(model)
+    TrainingStep(model, together=together, remake=True)
+    if together:
+        TrainingStep(alone)
+        step(alone)
+        step(model)
+    assert_bitwise(model, alone, amp=amp)
+
+
+def saved_mib(model):
+    """What the graph keeps, by walking the stand-ins that replace saved tensors."""
+    storages = {}
+    original = remake._Box.__init__
+    boxes = []
+
+    def noted(box, tensor):
+        original(box, tensor)
+        boxes.append(weakref.ref(box))
+
+    remake._Box.__init__ = noted
+    try:
+        loss = forward(model)
+    finally:
+        remake._Box.__init__ = original
+    for box in (reference() for reference in boxes):
+        if box is not None and isinstance(box.content, torch.Tensor):
+            storage = box.content.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    del loss
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize('inplace', [False, True])
+def test_norms_activations_and_wide_convolutions_are_not_kept(inplace):
+    # Of a block remain: its input, the outputs of conv1 and conv2, and the sum's activation.
+    model = make(depth=1, inplace=inplace)
+    with TrainingStep(model, remake=True):
+        parameters = sum(p.nbytes for p in model.parameters())
+        pixels = 2 * 16 * 16 * 4
+        images = 3 + 16 + 4 + 4 + 16
+        assert saved_mib(model) <= images * pixels + parameters + 2000
+
+
+@pytest.mark.parametrize('use_reentrant', [True, False])
+def test_activation_checkpointing(use_reentrant):
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = make()
+
+        def forward(self, x):
+            x = self.net[0](x)
+            for block in self.net[1:4]:
+                x = checkpoint(block, x, use_reentrant=use_reentrant)
+            return self.net[4:](x)
+
+    model = Checkpointed()
+    alone = copy.deepcopy(model)
+    TrainingStep(model, together=False, remake=True)
+    assert_bitwise(model, alone)
+
+
+def live_feature_maps():
+    return [t for t in gc.get_objects() if isinstance(t, torch.Tensor) and t.shape[2:] == (16, 16)]
+
+
+def test_nothing_is_held_after_the_backward_pass():
+    model = make()
+    TrainingStep(model, remake=True)
+    step(model)
+    before = {id(t) for t in live_feature_maps()}
+    loss = forward(model)
+    references = [weakref.ref(t) for t in live_feature_maps() if id(t) not in before]
+    assert references
+    loss.backward()
+    gc.collect()
+    assert all(r() is None for r in references)
+
+
+def test_two_backward_passes_and_double_backward():
+    model = make().double()
+    alone = copy.deepcopy(model)
+    TrainingStep(model, together=False, remake=True)
+    x = X.double()
+    results = []
+    for m in (model, alone):
+        loss = m(x).square().mean()
+        first = torch.autograd.grad(loss, [*m.parameters()], retain_graph=True)
+        second = torch.autograd.grad(loss, [*m.parameters()], create_graph=True)
+        third = torch.autograd.grad(sum(g.square().sum() for g in second), [*m.parameters()])
+        results.append((first, second, third))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('change', ['weight', 'input'])
+def test_in_place_changes_are_errors(change):
+    # Would catch wrong numbers: an ingredient that is not what it was.
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    TrainingStep(model, remake=True)
+    inner = {}
+    model[0].register_forward_hook(lambda m, args, out: inner.update(out=out))
+    loss = model(X).sum()
+    with torch.no_grad():
+        (model[1].weight if change == 'weight' else inner['out']).add_(1)
+    with pytest.raises(RuntimeError, match='modified by an inplace operation'):
+        loss.backward()
+
+
+def test_an_in_place_change_of_a_noted_value_is_not_mistaken_for_it():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.norm, self.last = (
+                nn.Conv2d(3, 4, 3),
+                nn.GroupNorm(2, 4),
+                nn.Conv2d(4, 4, 3),
+            )
+
+        def forward(self, x):
+            x = self.norm(self.first(x))
+            x += 1
+            x = F.relu(x)
+            x = x * 2
+            return self.last(x.add_(1))
+
+    torch.manual_seed(0)
+    model = Net()
+    alone = copy.deepcopy(model)
+    TrainingStep(model, remake=True)
+    assert_bitwise(model, alone)
+
+
+def test_hooks_that_change_an_output_are_respected():
+    model = make()
+    model[1].conv3.register_forward_hook(lambda m, args, out: out * 2)
+    model[2].norm2.register_forward_pre_hook(lambda m, args: (args[0] + 1,))
+    alone = copy.deepcopy(model)
+    TrainingStep(model, remake=True)
+    assert_bitwise(model, alone)
+
+
+def test_compiles_and_comes_off():
+    model = make()
+    alone = copy.deepcopy(model)
+    handle = TrainingStep(model, remake=True)
+    step(model)
+    compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
+    torch.testing.assert_close(step(compiled), step(alone))
+    torch._dynamo.reset()
+    handle.remove()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert_bitwise(model, alone)

@@ -14,7 +14,9 @@ import torch
 from mmengine.config import Config
 
 from mmws.compat import ops_are_compiled
+from mmws.config.tree import kind, walk
 from mmws.data.preflight import find_problems
+from mmws.training_step.norm_check import NormCheck, describe
 
 
 class Finding(NamedTuple):
@@ -49,7 +51,35 @@ def diagnose(cfg: Config | None = None) -> list[Finding]:
         findings += [Finding('data', problem, ok=False) for problem in problems]
         if not problems:
             findings.append(Finding('data', 'files, classes and heads of the config fit'))
+        findings += _norms_behind_standardized_layers(cfg)
     return findings
+
+
+def _norms_behind_standardized_layers(cfg: Config) -> Iterator[Finding]:
+    """Run a model with Weight Standardization on tiny images, and see whether norms follow it."""
+    model_cfg = cfg.get('model')
+    kinds = [str(kind(part)) for _, part in walk(model_cfg or {})]
+    if not any('WS' in name or name == 'mmws.Converted' for name in kinds):
+        return
+    from mmengine.registry import MODELS, init_default_scope
+
+    from mmws.testing.trial import find_run
+
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    try:
+        model = MODELS.build(model_cfg)
+        with NormCheck(model) as check:
+            find_run(model, model_cfg)
+            names = check.unnormalized()
+    except Exception as error:  # whatever a model raises that cannot be built or run here
+        yield Finding(
+            'model', f'not run on tiny images, so norms are not checked: {_reason(error)}'
+        )
+        return
+    if names:
+        yield Finding('model', describe(names), ok=False)
+    else:
+        yield Finding('model', 'a norm follows every layer with Weight Standardization')
 
 
 def _torch() -> Finding:

@@ -8,6 +8,7 @@ from mmcv.cnn import build_norm_layer
 from torch import nn
 
 from mmws.layers import GroupNorm, largest_group_count
+from mmws.layers import norm as norm_module
 
 
 @given(channels=st.integers(1, 4096), groups=st.integers(1, 64))
@@ -50,3 +51,27 @@ def test_another_group_count_is_told_once(caplog):
 def test_impossible_counts_are_refused_by_name(channels, groups):
     with pytest.raises(ValueError, match=r'mmws\.GN needs num_groups >= 1'):
         GroupNorm(channels, groups)
+
+
+@pytest.mark.parametrize(('channels', 'per_group', 'groups'), [(64, 16, 4), (48, 32, 1), (6, 4, 1)])
+def test_groups_by_their_channels(channels, per_group, groups):
+    assert GroupNorm(channels, channels_per_group=per_group).num_groups == groups
+
+
+def test_no_channels_a_group_are_refused():
+    with pytest.raises(ValueError, match='at least 1, got 0'):
+        GroupNorm(8, channels_per_group=0)
+
+
+@pytest.mark.parametrize('batch', [1, 2])
+def test_one_value_a_group_gives_the_offset_and_a_warning(batch, caplog):
+    # PyTorch raises for one image, and gives the offset for two without a word.
+    norm_module._tell_lone_values.cache_clear()
+    norm = GroupNorm(4, 4)
+    with torch.no_grad():
+        norm.bias.normal_()
+    out = norm(torch.randn(batch, 4, 1, 1))
+    expected = norm.bias.view(1, 4, 1, 1).expand(batch, -1, -1, -1)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-4)
+    norm(torch.randn(batch, 4, 2, 1))
+    assert caplog.text.count('take fewer groups') == 1

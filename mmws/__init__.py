@@ -58,6 +58,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ impo
     from .layers import WNRNNCell as WNRNNCell
     from .layers import init_weight_norm as init_weight_norm
     from .surgery import Converted as Converted
+    from .surgery import check_conversion as check_conversion
     from .surgery import convert as convert
     from .surgery import fold as fold
     from .training_step import TrainingStep as TrainingStep
@@ -108,7 +109,7 @@ _PUBLIC = {
         'WNRNNCell',
         'init_weight_norm',
     ),
-    'surgery': ('Converted', 'convert', 'fold'),
+    'surgery': ('Converted', 'check_conversion', 'convert', 'fold'),
     'training_step': ('TrainingStep', 'hold_weights'),
 }
 _ROOM_OF = {name: room for room, names in _PUBLIC.items() for name in names}

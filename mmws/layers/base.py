@@ -17,6 +17,8 @@ from .source import active
 # globals of this module alone, so that layers must call it from here.
 torch.fx.wrap('apply')
 
+from .fusing import refuse_fused_weight
+
 
 class WeightFunctionMixin:
     """A layer that computes with a function of the weight it stores.
@@ -98,6 +100,11 @@ class WeightFunctionMixin:
         """Return :meth:`weight_function` for the layout in which this layer stores its weight."""
         function = self.weight_function()
         return Transposed(function, self.groups) if self.transposed else function
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == 'weight':
+            refuse_fused_weight(self, value)
+        super().__setattr__(name, value)
 
     def _load_from_state_dict(
         self,

@@ -3,13 +3,21 @@ from typing import TYPE_CHECKING, Any
 from mmws.compat import require_stack
 
 from .conversion import convert
+from .conversion_check import ConversionCheck, check_conversion
 from .conversion_report import ConversionReport
 from .folding import fold
 
 if TYPE_CHECKING:
     from .converted import Converted
 
-__all__ = ['ConversionReport', 'Converted', 'convert', 'fold']
+__all__ = [
+    'ConversionCheck',
+    'ConversionReport',
+    'Converted',
+    'check_conversion',
+    'convert',
+    'fold',
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from mmws.config.tree import init_cfgs, kind
-from mmws.layers import WeightFunctionMixin
-
-from .conversion_report import Change, ConversionReport, Left
-from .feeds import CONVOLUTIONS, Feeds, find_feeds, is_normalization
-from .forms import NormForm, WeightForm
-from .mmcv_classes import ConvModule, infer_abbr
+from .conv_target import ConvTarget, is_weighted_candidate
+from .conversion_report import Change, ConversionReport, Unchanged
+from .feeds import Feeds, find_feeds
+from .follow import follow_in_conv_modules, follow_in_init_cfgs, rename_norms
+from .frozen import thaw, warnings_of
+from .libraries import is_batch_norm, is_convolution, is_frozen_batch_norm, is_normalization
+from .norm_target import NormTarget
+from .refusals import notes_on_fixed_parts, refuse_wrapped
+from .selection import Selector, selected_layers
+from .torch_weight_norm import copied
+from .transaction import all_or_nothing
+from .unfused import leave_unfused
 
 
 def convert(
@@ -24,16 +29,18 @@ def convert(
     *,
     inputs: Any = None,
     inplace: bool = True,
+    skip: Selector | Iterable[Selector] | None = None,
+    only: Selector | Iterable[Selector] | None = None,
 ) -> nn.Module:
     """Give convolutions a weight function and replace Batch Normalization.
 
-    Every convolution that feeds a normalization gets the weight function, and every batch
-    normalization, synchronized or frozen, becomes ``norm``. Which convolution does is found out
-    by running the model once on a small input (:func:`mmws.surgery.feeds.find_feeds`). The rest,
-    such as prediction layers, stays plain.
+    Every convolution and linear layer that feeds a normalization gets the weight function, and
+    every batch normalization, synchronized or frozen, becomes ``norm``. Which layer does is found
+    out by running the model once on a small input (:mod:`mmws.surgery.feeds`). The rest, such as
+    prediction layers, stays plain.
 
     Layers stay the objects they are, with their parameters, hooks, device, dtype, mode and
-    ``requires_grad``. Gains and offsets of the norms are kept, running statistics dropped.
+    ``requires_grad``. Gains, offsets and eps of the norms stay, running statistics go.
     ``init_cfg`` of MMEngine goes on to reach the layers that it reached. Where a module keeps the
     name of its norm in an attribute, as MMCV's and MMDetection's do, the norm is renamed as MMCV
     would name it (``bn1`` to ``gn1``), so that the state dict is that of the model built with such
@@ -51,210 +58,216 @@ def convert(
             ``type`` and further arguments. ``None`` leaves convolutions alone.
         norm: ``'GN'``, ``'BCN'``, ``'LN'`` or ``'IN'`` (both as GN: with one group, with one
             channel a group); or the registered name of a norm; or a config with such a ``type``.
-            ``None`` leaves norms alone.
+            ``None`` leaves norms alone. Behind a global pooling or a linear layer, where a channel
+            has one position, GN gets fewer groups than usual, of 16 channels at least.
         inputs: What to run the model with: a tuple of positional arguments, a dict of keyword
-            arguments or a single argument. ``None``: small random images, which models of images
-            and MMDetection's detectors take.
+            arguments or a single argument. ``None``: small random inputs, which models of images,
+            audio, text and graphs of the usual libraries take.
         inplace: Change ``model`` itself instead of a copy.
+        skip: Layers that stay as they are: one or several of names of modules, which stand for all
+            that is in them, patterns such as ``'backbone.*.downsample'``, compiled regular
+            expressions, or functions of name and module.
+        only: Layers beside which all others stay as they are; chosen in the same way.
 
     Returns:
         The converted model. Its attribute ``conversion_report`` is a :class:`ConversionReport`.
 
     Raises:
-        ValueError: if ``conv``, ``norm`` or their arguments are unknown, or ``inputs`` do not fit
-            the model. Nothing is changed then.
-    """
-    weight_form = None if conv is None else WeightForm.of(conv)
-    norm_form = None if norm is None else NormForm.of(norm)
-    feeds = find_feeds(model, inputs)
-    if not inplace:
-        model, feeds = _copied(model, feeds)
+        ValueError: if ``conv``, ``norm`` or their arguments are unknown, ``skip`` or ``only`` name
+            nothing, or ``inputs`` do not fit the model.
+        TypeError: if ``model`` is a TorchScript module, or inside of a wrapper for distributed
+            training or of ``torch.compile``.
 
-    report = ConversionReport(parameters_before=_count_parameters(model))
-    classes = {module: type(module) for module in model.modules()}
-    _change_convs(model, weight_form, feeds, report)
-    _change_norms(model, norm_form, feeds, report)
-    changed = {module: cls for module, cls in classes.items() if type(module) is not cls}
-    _follow_in_conv_modules(changed, model, weight_form, norm_form)
-    _follow_in_init_cfgs(changed, model)
-    _rename_norms(changed, model)
-    report.notes += [*_thaw(changed, model), *_warnings(changed, model)]
-    if feeds.stopped_by is not None and not feeds.complete(model):
-        report.notes.append(f'the traced run stopped early: {feeds.stopped_by}')
-    report.parameters_after = _count_parameters(model)
-    model.conversion_report = report
+    Nothing is changed if anything is raised.
+    """
+    refuse_wrapped(model)
+    conv_target = None if conv is None else ConvTarget.parse(conv)
+    norm_target = None if norm is None else NormTarget.parse(norm)
+    if not inplace:
+        model = copied(model)
+    plan = _plan(model, conv_target, norm_target, inputs, _excluded(model, skip, only))
+    with all_or_nothing(model):
+        vars(model)['conversion_report'] = _apply(model, plan)
     return model
 
 
-def _copied(model: nn.Module, feeds: Feeds) -> tuple[nn.Module, Feeds]:
-    """Return a deep copy of ``model``, and ``feeds`` for it."""
-    memo: dict[int, Any] = {}
-    return copy.deepcopy(model, memo), copy.deepcopy(feeds, memo)
+@dataclass
+class _Plan:
+    """What is going to happen to each layer."""
+
+    conv: ConvTarget | None
+    norm: NormTarget | None
+    feeds: Feeds
+    convs: dict[nn.Module, str | None] = field(default_factory=dict)  # -> why it stays
+    norms: dict[nn.Module, str | None] = field(default_factory=dict)
+
+
+def _excluded(
+    model: nn.Module,
+    skip: Selector | Iterable[Selector] | None,
+    only: Selector | Iterable[Selector] | None,
+) -> dict[nn.Module, str]:
+    """Return the modules that the user excludes, and how."""
+    excluded: dict[nn.Module, str] = {}
+    if only is not None:
+        chosen = selected_layers(model, 'only', only)
+        excluded.update({m: 'not among only=' for m in model.modules() if m not in chosen})
+    if skip is not None:
+        excluded.update(dict.fromkeys(selected_layers(model, 'skip', skip), 'skipped by skip='))
+    return excluded
+
+
+def _plan(
+    model: nn.Module,
+    conv: ConvTarget | None,
+    norm: NormTarget | None,
+    inputs: Any,
+    excluded: dict[nn.Module, str],
+) -> _Plan:
+    layers = {
+        m: _why_not_conv(conv, excluded, m) for m in model.modules() if is_weighted_candidate(m)
+    }
+    _keep_shared_weights_alike(layers)
+    norms = _norms(model, norm, excluded)
+    counting = {m for m, reason in norms.items() if _normalizes(m, reason, conv)}
+    # Without a target the layers matter as well: which norms they feed.
+    candidates = [m for m, r in layers.items() if r is None or (conv is None and _has_weight(m))]
+    feeds = find_feeds(model, inputs, candidates, counting)
+    for layer, reason in layers.items():
+        layers[layer] = reason or feeds.why_not(layer)
+    _keep_shared_weights_alike(layers)
+    if norm is not None:
+        for layer, reason in norms.items():
+            norms[layer] = reason or norm.why_not(layer, feeds.positions.get(layer))
+    return _Plan(conv, norm, feeds, layers, norms)
+
+
+def _why_not_conv(
+    conv: ConvTarget | None, excluded: dict[nn.Module, str], layer: nn.Module
+) -> str | None:
+    if conv is None:
+        return 'conv=None'
+    return excluded.get(layer) or conv.why_not(layer)
+
+
+def _keep_shared_weights_alike(layers: dict[nn.Module, str | None]) -> None:
+    """Keep layers plain whose weight another layer holds that stays plain."""
+    plain = {id(m.weight) for m, reason in layers.items() if reason is not None and _has_weight(m)}
+    for layer, reason in layers.items():
+        if reason is None and id(layer.weight) in plain:
+            layers[layer] = 'shares its weight with a layer that stays plain'
+
+
+def _has_weight(layer: nn.Module) -> bool:
+    return layer._parameters.get('weight') is not None
+
+
+def _norms(
+    model: nn.Module, norm: NormTarget | None, excluded: dict[nn.Module, str]
+) -> dict[nn.Module, str | None]:
+    """Return the normalization layers, without those inside of others, and why they stay."""
+    inside: set[nn.Module] = set()
+    norms: dict[nn.Module, str | None] = {}
+    for module in model.modules():
+        if module in inside or not is_normalization(module):
+            continue
+        inside.update(module.modules())
+        if norm is None:
+            norms[module] = 'norm=None'
+        else:
+            norms[module] = excluded.get(module) or norm.why_not(module)
+    return norms
+
+
+def _normalizes(norm: nn.Module, stays: str | None, conv: ConvTarget | None) -> bool:
+    """Return whether a layer counts as a normalization whatever it does in evaluation.
+
+    Batch Normalization does: it normalizes in training, or another norm takes its place. A frozen
+    one that stays is a fixed map, behind which only a filter can be that keeps its own scale.
+    """
+    if not is_batch_norm(norm):
+        return False
+    if stays is None:
+        return True
+    if 'forward of its own' in stays:
+        return False
+    return not is_frozen_batch_norm(norm) or (conv is not None and conv.adopts_plain_weights())
+
+
+# ---- The changes
+
+
+def _apply(model: nn.Module, plan: _Plan) -> ConversionReport:
+    names = {module: name for name, module in model.named_modules()}
+    before = {id(parameter) for parameter in model.parameters()}
+    report = ConversionReport(parameters_before=_count_parameters(model))
+    classes = {module: type(module) for module in model.modules()}
+    _change_convs(plan, names, report)
+    _change_norms(plan, names, report)
+    changed = {module: cls for module, cls in classes.items() if type(module) is not cls}
+    follow_in_conv_modules(changed, model, plan.conv, plan.norm)
+    follow_in_init_cfgs(changed, model)
+    rename_norms(changed, model)
+    leave_unfused(model, changed.keys())
+    report.notes += [*thaw(changed, model), *warnings_of(changed, model)]
+    new = [parameter for parameter in model.parameters() if id(parameter) not in before]
+    report.notes += [*_notes(model, plan, report, names, len(new))]
+    report.parameters_after = _count_parameters(model)
+    return report
 
 
 def _count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-# ---- Convolutions and norms
-
-
-def _change_convs(
-    model: nn.Module, form: WeightForm | None, feeds: Feeds, report: ConversionReport
-) -> None:
-    convs = {m: name for name, m in model.named_modules() if isinstance(m, CONVOLUTIONS)}
-    reasons = {
-        m: 'conv=None' if form is None else feeds.why_not(m) or form.why_not(m) for m in convs
-    }
-    # One weight cannot be standardized in one layer and plain in another.
-    plain = {id(m.weight) for m, reason in reasons.items() if reason is not None}
+def _change_convs(plan: _Plan, names: dict[nn.Module, str], report: ConversionReport) -> None:
     first: dict[int, nn.Module] = {}  # of the layers that hold the same weight
-    for conv, name in convs.items():
-        before, reason = type(conv).__name__, reasons[conv]
-        if reason is None and id(conv.weight) in plain:
-            reason = 'shares its weight with a convolution that stays plain'
-        if reason is None:
-            form.put_into(conv, first.setdefault(id(conv.weight), conv))
-            report.convs.append(Change(name, before, type(conv).__name__))
-        else:
-            report.left.append(Left(name, before, reason))
+    for layer, reason in plan.convs.items():
+        before, name = type(layer).__name__, names[layer]
+        if reason is None and plan.conv is not None:
+            plan.conv.put_into(layer, first.setdefault(id(layer.weight), layer))
+            report.convs.append(Change(name, before, type(layer).__name__))
+        elif is_convolution(layer) or layer in plan.feeds.norms:
+            # A linear layer is nothing special unless a normalization follows.
+            report.left.append(Unchanged(name, before, reason or 'conv=None'))
 
 
-def _change_norms(
-    model: nn.Module, form: NormForm | None, feeds: Feeds, report: ConversionReport
-) -> None:
-    inside: set[nn.Module] = set()  # of other norms
-    for name, norm in list(model.named_modules()):
-        if norm in inside or not is_normalization(norm):
-            continue
-        inside.update(norm.modules())
-        before = type(norm).__name__
-        reason = 'norm=None' if form is None else form.why_not(norm)
-        if reason is None:
-            form.put_into(norm, [conv for conv, norms in feeds.norms.items() if norm in norms])
+def _change_norms(plan: _Plan, names: dict[nn.Module, str], report: ConversionReport) -> None:
+    for norm, reason in plan.norms.items():
+        before, name = type(norm).__name__, names[norm]
+        if reason is None and plan.norm is not None:
+            feeders = [layer for layer, norms in plan.feeds.norms.items() if norm in norms]
+            plan.norm.put_into(norm, feeders, plan.feeds.positions.get(norm))
             report.norms.append(Change(name, before, type(norm).__name__))
         else:
-            report.left.append(Left(name, before, reason))
+            report.left.append(Unchanged(name, before, reason or 'norm=None'))
 
 
-# ---- What else in the model knows about its layers
-
-_Changed = dict[nn.Module, type[nn.Module]]  # layer -> its class before
-
-
-def _follow_in_conv_modules(
-    changed: _Changed, model: nn.Module, conv: WeightForm | None, norm: NormForm | None
-) -> None:
-    """Correct what MMCV's blocks remember about their layers."""
-    for block in model.modules():
-        if not isinstance(block, ConvModule) or changed.keys().isdisjoint(block.children()):
-            continue
-        if block.conv in changed:
-            block.conv_cfg = conv.config(block.conv)
-        if block.norm in changed:
-            after = block.order.index('norm') > block.order.index('conv')
-            block.norm_cfg = norm.config(block.out_channels if after else block.in_channels)
-        # It would fold running statistics into the stored weight.
-        block.turn_on_efficient_conv_bn_eval(False)
-
-
-def _follow_in_init_cfgs(changed: _Changed, model: nn.Module) -> None:
-    """Have each ``init_cfg`` of MMEngine, which names layers by class, reach those it reached."""
-    for owner in model.modules():
-        cfgs = getattr(owner, 'init_cfg', None)
-        if not cfgs:
-            continue
-        pairs = {(changed[m], type(m)) for m in owner.modules() if m in changed}
-        if isinstance(cfgs, dict):
-            owner.init_cfg = _followed(cfgs, pairs)
-        else:
-            owner.init_cfg = [_followed(cfg, pairs) for cfg in cfgs]
-
-
-def _followed(cfg: dict[str, Any], pairs: set[tuple[type, type]]) -> dict[str, Any]:
-    if 'layer' not in cfg:
-        return cfg
-    names = [cfg['layer']] if isinstance(cfg['layer'], str) else list(cfg['layer'])
-
-    def reached(cls: type) -> bool:  # as MMEngine's initializers decide it
-        return not {cls.__name__, *(base.__name__ for base in cls.__bases__)}.isdisjoint(names)
-
-    lost = {now.__name__ for before, now in pairs if reached(before) and not reached(now)}
-    return {**cfg, 'layer': [*names, *sorted(lost)]}
-
-
-def _rename_norms(changed: _Changed, model: nn.Module) -> None:
-    """Rename norms whose name says their kind, where the parent keeps the name in an attribute."""
-    for parent in model.modules():
-        kept = [value for value in vars(parent).values() if isinstance(value, str)]
-        renamed = {}
-        for name, child in parent.named_children():
-            if name in kept and child in changed and is_normalization(child):
-                before, now = infer_abbr(changed[child]), infer_abbr(type(child))
-                new = now + name.removeprefix(before)
-                if name.startswith(before) and not hasattr(parent, new):
-                    renamed[name] = new
-        if renamed:
-            _rename_children(parent, renamed)
-
-
-def _rename_children(parent: nn.Module, renamed: dict[str, str]) -> None:
-    # In their order, which is that of parameters in an optimizer.
-    children = {renamed.get(name, name): child for name, child in parent._modules.items()}
-    parent._modules.clear()
-    parent._modules.update(children)
-    for attribute, value in list(vars(parent).items()):
-        if isinstance(value, str) and value in renamed:
-            setattr(parent, attribute, renamed[value])
-    for cfg in init_cfgs(parent):
-        overrides = cfg.get('override') or []
-        for override in [overrides] if isinstance(overrides, dict) else overrides:
-            override['name'] = renamed.get(override['name'], override['name'])
-
-
-# ---- Frozen Batch Normalization
-
-
-def _thaw(changed: _Changed, model: nn.Module) -> Iterator[str]:
-    """Undo MMDetection's ``norm_eval``; yield a note on each."""
-    for name, owner in model.named_modules():
-        if not getattr(owner, 'norm_eval', False):
-            continue
-        norms = [m for m in owner.modules() if m in changed and is_normalization(m)]
-        filters = [m for m in owner.modules() if m in changed and not is_normalization(m)]
-        if not norms and any(not m.adopts_plain_weight() for m in filters):
-            yield (
-                f'{name or "model"}.norm_eval keeps statistics of the filters before: turn it off'
-            )
-        if norms:
-            owner.norm_eval = False
-            for parent in owner.modules():
-                for child in parent.children():
-                    if child in norms:
-                        child.train(parent.training)
-            yield f'{name or "model"}.norm_eval is off: there are no statistics to freeze'
-
-
-def _warnings(changed: _Changed, model: nn.Module) -> Iterator[str]:
-    """Yield what would go wrong with weights of the model before."""
-    frozen = [
-        m for m in changed if isinstance(m, WeightFunctionMixin) and not m.weight.requires_grad
-    ]
-    if frozen:
-        stages = [
-            f'{name or "model"}.frozen_stages={module.frozen_stages}'
-            for name, module in model.named_modules()
-            if getattr(module, 'frozen_stages', -1) > -1
-        ]
-        why = f' ({", ".join(stages)})' if stages else ''
+def _notes(
+    model: nn.Module,
+    plan: _Plan,
+    report: ConversionReport,
+    names: dict[nn.Module, str],
+    new_parameters: int,
+) -> Iterator[str]:
+    """Yield what the user should know beside."""
+    known = {names[norm] for norm in plan.norms}
+    for place, what in sorted(plan.feeds.functions.items()):
+        if place not in known:
+            yield f'{place or "the model"} normalizes by {what}, called as a function, and stays'
+    for place, what in sorted(plan.feeds.functional_convs.items()):
+        yield f'{place or "the model"} calls {what} with a parameter of its own, and stays'
+    yield from notes_on_fixed_parts(model)
+    if new_parameters:
         yield (
-            f'{len(frozen)} of the changed convolutions are frozen{why}: right with weights that '
-            'were trained in this form, and with no others'
+            f'{new_parameters} parameters are new: an optimizer that was made before does not '
+            'hold them'
         )
-    for name, module in model.named_modules():
-        for cfg in init_cfgs(module):
-            if kind(cfg) == 'Pretrained' and not changed.keys().isdisjoint(module.modules()):
-                yield (
-                    f'{name or "model"}.init_cfg loads {cfg.get("checkpoint")}: right if these '
-                    'weights were trained in this form'
-                )
+    if plan.feeds.stopped_by is not None and not plan.feeds.complete(model):
+        yield f'the traced run stopped early: {plan.feeds.stopped_by}'
+    if not report.convs and not report.norms:
+        yield 'nothing was changed: ' + (
+            'no layer that can be changed feeds a normalization'
+            if plan.norms or plan.feeds.norms
+            else 'the model has no normalization (or it is fused into the convolutions)'
+        )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Left:
+class Unchanged:
     """A convolution or normalization that stayed as it was.
 
     Attributes:
@@ -51,14 +52,14 @@ class ConversionReport:
 
     convs: list[Change] = field(default_factory=list)
     norms: list[Change] = field(default_factory=list)
-    left: list[Left] = field(default_factory=list)
+    left: list[Unchanged] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     parameters_before: int = 0
     parameters_after: int = 0
 
     def summary(self, names: int = 3) -> str:
         """Return the report with at most ``names`` layers named for each kind of change."""
-        rows = []
+        rows: list[tuple[str, list[str]]] = []
         for changes, what in ((self.convs, 'convolutions'), (self.norms, 'normalizations')):
             groups = defaultdict(list)
             for change in changes:
@@ -72,6 +73,17 @@ class ConversionReport:
         lines = [f'{len(found):>5}  {what}{_few(found, names)}' for what, found in rows]
         lines.append(f'parameters: {self.parameters_before:,} -> {self.parameters_after:,}')
         return '\n'.join([*lines, *(f'note: {note}' for note in self.notes)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as what JSON can hold."""
+        return asdict(self)
+
+    def table(self) -> str:
+        """Return the report as a Markdown table with a row for each layer."""
+        rows = [(c.name, c.before, c.after) for c in (*self.convs, *self.norms)]
+        rows += [(left.name, left.kind, f'stays: {left.reason}') for left in self.left]
+        lines = [f'| {name or "(the model)"} | {kind} | {now} |' for name, kind, now in rows]
+        return '\n'.join(['| layer | before | now |', '| --- | --- | --- |', *lines])
 
     def __str__(self) -> str:
         rows = [(c.name, f'{c.before} -> {c.after}') for c in (*self.convs, *self.norms)]

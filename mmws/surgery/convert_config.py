@@ -18,9 +18,10 @@ from mmws.config.code import Code, assign, base_path
 from mmws.config.tree import KeyPath, dotted, walk
 from mmws.files import replacing
 
+from .conv_target import ConvTarget
 from .conversion_report import ConversionReport
 from .converted import pretrained_weights, weights_fit
-from .forms import NormForm, WeightForm
+from .norm_target import NormTarget
 
 
 @dataclass(frozen=True)
@@ -72,18 +73,20 @@ def convert_config(
         raise ValueError(f'{out}: a config is a .py file')
     if out.exists() and not force:
         raise FileExistsError(f'{out} exists: give `force=True` to overwrite it, or another file')
-    names = conv and WeightForm.of(conv).name, norm and NormForm.of(norm).name
+    conv_name = None if conv is None else ConvTarget.parse(conv).name
+    norm_name = None if norm is None else NormTarget.parse(norm).name
     cfg = read_config(base, name='base config')
     if not isinstance(cfg.get('model'), dict):
         raise ValueError(f'base config {base} has no model: take a complete training config')
     kept: list[str] = []
     found: dict[KeyPath, Published | None] = {}
     for path, backbone in _backbones(cfg.model):
-        checkpoints = [c.get('checkpoint') for c in pretrained_weights(backbone)]
+        checkpoints = [str(c.get('checkpoint')) for c in pretrained_weights(backbone)]
         if checkpoints and all(weights_fit(c, conv, norm) for c in checkpoints):
             kept += checkpoints
         else:
-            found[path] = find_pretrained(backbone, *names) if norm is not None else None
+            known = None if norm_name is None else find_pretrained(backbone, conv_name, norm_name)
+            found[path] = known
     with replacing(out) as draft:
         draft.write_text(_config_text(cfg, base, out, conv, norm, found), encoding='utf-8')
         report = _build(Config.fromfile(draft), base)
@@ -165,7 +168,7 @@ def _config_text(
         assign('model', model),
         '',
     ]
-    if conv is not None and WeightForm.of(conv).name == 'WN':
+    if conv is not None and ConvTarget.parse(conv).name == 'WN':
         hook = {'type': 'mmws.WeightNormInitHook'}
         others = [Code('*_base_.custom_hooks')] if cfg.get('custom_hooks') else []
         lines += [
@@ -176,7 +179,7 @@ def _config_text(
     return '\n'.join(lines)
 
 
-def _follow(cfg: dict[str, Any], path: KeyPath) -> dict[str, Any]:
+def _follow(cfg: Any, path: KeyPath) -> dict[str, Any]:
     """Return the dict at ``path``, which is made where it is missing."""
     for key in path:
         cfg = cfg.setdefault(key, {})

@@ -12,12 +12,13 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import nn
 
-from mmws.checkpoints import lookup
+from mmws.checkpoints import find_pretrained, lookup
 from mmws.config.tree import dotted, init_cfgs, kind, value_at, walk
 from mmws.registry import MODELS
 
+from .conv_target import ConvTarget
 from .conversion import convert
-from .forms import NormForm, WeightForm
+from .norm_target import NormTarget
 
 
 @MODELS.register_module()
@@ -100,34 +101,62 @@ def weights_fit(
         conv: As for :func:`mmws.convert`.
         norm: As for :func:`mmws.convert`.
     """
-    adopts = conv is None or WeightForm.of(conv).adopts_plain_weights()
+    target = None if conv is None else ConvTarget.parse(conv)
+    adopts = target is None or target.adopts_plain_weights()
     if norm is None and adopts:
         return True
     published = lookup(checkpoint)
     return (
         published is not None
-        and (norm is None or NormForm.of(norm).name == published.norm)
-        and (adopts or WeightForm.of(conv).name == published.conv)
+        and (norm is None or NormTarget.parse(norm).name == published.norm)
+        and (target is None or adopts or target.name == published.conv)
     )
 
 
-def _drop_pretrained(model: dict, base: dict, forms: tuple[Any, Any]) -> Iterator[str]:
+def _drop_pretrained(
+    model: dict[str, Any], base: dict[str, Any], forms: tuple[Any, Any]
+) -> Iterator[str]:
     """Take out of ``model`` the pretrained weights that ``base`` names too; yield what was done."""
     for path, cfg in list(walk(model, ('model',), enter=lambda path, _: path[-1] != 'init_cfg')):
         base_cfg = value_at(base, path[1:])
         if not (isinstance(cfg, dict) and isinstance(base_cfg, dict)):
             continue
+        backbone = cfg
         before = [
-            c for c in pretrained_weights(base_cfg) if not weights_fit(c.get('checkpoint'), *forms)
+            c
+            for c in pretrained_weights(base_cfg)
+            if not weights_fit(str(c.get('checkpoint')), *forms)
         ]
+        legacy = base_cfg.get('pretrained')
         if before and all(checkpoint in before for checkpoint in pretrained_weights(cfg)):
             cfg['init_cfg'] = [c for c in init_cfgs(cfg) if c not in before] or None
-            line = f'{dotted(path)} starts without {before[0].get("checkpoint")}, '
-            line += 'trained in another form'
-            if cfg.get('frozen_stages', -1) > -1:
-                cfg['frozen_stages'] = -1
-                line += '; its first stages are not frozen'
-            yield line
+            checkpoint = before[0].get('checkpoint')
+        elif (
+            isinstance(legacy, str)
+            and cfg.get('pretrained') == legacy
+            and not weights_fit(legacy, *forms)
+        ):
+            # The form of MMDetection 2 and MMSegmentation, whose models hand it to their backbone.
+            cfg['pretrained'] = None
+            backbone = cfg['backbone'] if isinstance(cfg.get('backbone'), dict) else cfg
+            checkpoint = legacy
+        else:
+            continue
+        line = f'{dotted(path)} starts without {checkpoint}, trained in another form'
+        if backbone.get('frozen_stages', -1) > -1:
+            backbone['frozen_stages'] = -1
+            line += '; its first stages are not frozen'
+        fitting = _fitting_weights(backbone, *forms)
+        yield line + (f'; {fitting} would fit' if fitting else '')
+
+
+def _fitting_weights(backbone: dict[str, Any], conv: Any, norm: Any) -> str | None:
+    """Return published weights for a backbone in the new form, None if there are none."""
+    if norm is None:
+        return None
+    conv_name = None if conv is None else ConvTarget.parse(conv).name
+    published = find_pretrained(backbone, conv_name, NormTarget.parse(norm).name)
+    return None if published is None else published.checkpoint
 
 
 def pretrained_weights(cfg: dict[str, Any]) -> list[dict[str, Any]]:

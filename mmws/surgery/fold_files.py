@@ -184,11 +184,12 @@ def _plain_twin(cfg: Config, folded: nn.Module) -> nn.Module:
 
 def _with_group_norm(model: nn.Module, path: KeyPath, config: Any) -> Any:
     """Put ``norm_cfg`` of GN into a component whose norms a conversion made GN."""
-    module, cls = reduce(_child, path, model), _class_of(config)
+    start: nn.Module | None = model
+    module, cls = reduce(_child, path, start), _class_of(config)
     if module is not None and cls is not None:
         arguments = _arguments(cls)
         if 'norm_cfg' in arguments and _group_counts(module):
-            config['norm_cfg'] = ConfigDict(type='mmws.GN')
+            config['norm_cfg'] = ConfigDict(type='mmws.GN', **_eps(module))
         if 'norm_eval' in arguments:
             config['norm_eval'] = False
     return config
@@ -226,6 +227,17 @@ def _child(module: nn.Module | None, key: str | int) -> nn.Module | None:
 
 def _group_counts(module: nn.Module) -> set[int]:
     return {m.num_groups for m in module.modules() if isinstance(m, GroupNorm)}
+
+
+def _eps(module: nn.Module) -> dict[str, float]:
+    """Return the argument ``eps`` of the norms in a module, if it is not the usual one."""
+    values = {m.eps for m in module.modules() if isinstance(m, GroupNorm)}
+    if len(values) > 1:
+        raise ValueError(
+            f'{type(module).__name__} has mmws.GN with eps of {sorted(values)}, and a plain '
+            'norm_cfg takes one number: give --weights-only for the checkpoint alone'
+        )
+    return {} if values == {1e-5} else {'eps': values.pop()}
 
 
 def _group_count(module: nn.Module) -> int:
@@ -277,5 +289,5 @@ def _arguments(cls: type) -> set[str]:
         name
         for base in inspect.getmro(cls)
         if '__init__' in vars(base) and base is not object
-        for name in inspect.signature(base.__init__).parameters
+        for name in inspect.signature(vars(base)['__init__']).parameters
     }

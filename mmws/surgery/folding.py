@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import logging
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from mmws.layers import BCN, GroupNorm, WeightFunctionMixin
 from mmws.layers.recurrent import WeightNormRecurrent
 
-from .mmcv_classes import ConvModule
+from .libraries import conv_modules
+from .torch_weight_norm import copied, fold_torch_weight_norm
+from .unfused import restore_fusing
 
 LOGGER = logging.getLogger(__name__)
 
@@ -22,6 +24,7 @@ _WEIGHTED = (WeightFunctionMixin, WeightNormRecurrent)
 def fold(model: nn.Module, inplace: bool = False) -> nn.Module:
     """Turn every layer of mmws into the plain layer that computes the same.
 
+    Layers with PyTorch's own ``weight_norm``, as hook or as parametrization, become plain too.
     A layer with a weight function (WS, scaled and affine WS, WN, recurrent WN) becomes PyTorch's,
     torchvision's or MMCV's layer whose ``weight`` is the effective one; :class:`mmws.GroupNorm`
     becomes ``nn.GroupNorm``. It stays the same object, so that its name, other references to it,
@@ -46,7 +49,7 @@ def fold(model: nn.Module, inplace: bool = False) -> nn.Module:
             would not do; nothing is changed then.
     """
     if not inplace:
-        model = copy.deepcopy(model)
+        model = copied(model)
     layers = [m for m in model.modules() if _is_foldable(m)]
     names = {module: name for name, module in model.named_modules()}
     plain = [plain_class(type(layer), names[layer]) for layer in layers]
@@ -56,6 +59,8 @@ def fold(model: nn.Module, inplace: bool = False) -> nn.Module:
         if isinstance(layer, _WEIGHTED):
             _fold_weights(layer, parameters)
         _become(layer, cls)
+    fold_torch_weight_norm(model)
+    restore_fusing(model)
     _follow(model, {*layers})
 
     vars(model).pop('conversion_report', None)
@@ -92,11 +97,11 @@ def plain_class(cls: type[nn.Module], name: str = '') -> type[nn.Module]:
 def own_arguments(cls: type[nn.Module]) -> set[str]:
     """Return the arguments of a layer of mmws that its plain class does not take, such as eps."""
     plain = plain_class(cls)
-    own = set()
+    own: set[str] = set()
     for c in cls.__mro__[: cls.__mro__.index(plain)]:
         if '__init__' in vars(c):
-            own |= {*inspect.signature(c.__init__).parameters}
-    return own - {*inspect.signature(plain.__init__).parameters}
+            own |= {*inspect.signature(vars(c)['__init__']).parameters}
+    return own - {*inspect.signature(plain).parameters, 'self'}
 
 
 def needing_mmws(model: nn.Module) -> dict[str, str]:
@@ -130,10 +135,10 @@ class _Parameters:
 
 
 @torch.no_grad()
-def _fold_weights(layer: nn.Module, parameters: _Parameters) -> None:
+def _fold_weights(layer: Any, parameters: _Parameters) -> None:
     if isinstance(layer, WeightNormRecurrent):
         weights = layer.effective_weights()
-        beside = tuple(f'{name}_g' for name in weights)
+        beside: tuple[str, ...] = tuple(f'{name}_g' for name in weights)
     else:
         weights, beside = {'weight': layer.effective_weight()}, layer.beside_weight
     for name, value in weights.items():
@@ -151,14 +156,15 @@ def _become(layer: nn.Module, cls: type[nn.Module]) -> None:
 
 def _follow(model: nn.Module, folded: set[nn.Module]) -> None:
     """Take away what the rest of the model remembers about layers of mmws."""
+    blocks: list[Any] = [m for m in model.modules() if isinstance(m, conv_modules())]
     for module in model.modules():
         vars(module).pop('conversion_report', None)
-        if not isinstance(module, ConvModule):
-            continue
-        if module.conv in folded:
-            module.conv_cfg = dict(type=type(module.conv))
-        if module.norm in folded:
-            module.norm_cfg = dict(type=type(module.norm), num_groups=module.norm.num_groups)
+    for block in blocks:
+        if block.conv in folded:
+            block.conv_cfg = dict(type=type(block.conv))
+        if block.norm in folded:
+            norm = block.norm
+            block.norm_cfg = dict(type=type(norm), num_groups=norm.num_groups, eps=norm.eps)
 
 
 def _is_foldable(module: nn.Module) -> bool:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 import mmws
 from mmws.config import read_config
 from mmws.layers import ConvWS2d, GroupNorm
-from mmws.surgery.feeds import CONVOLUTIONS
+from mmws.surgery.libraries import is_convolution
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('mmdet_registered')]
 
@@ -23,7 +23,7 @@ def plain_convs(model):
     """Return the names of the convolutions that have no weight function."""
     weighted = mmws.WeightFunctionMixin
     modules = model.named_modules()
-    return [n for n, m in modules if isinstance(m, CONVOLUTIONS) and not isinstance(m, weighted)]
+    return [n for n, m in modules if is_convolution(m) and not isinstance(m, weighted)]
 
 
 def batch_norms(model):
@@ -58,7 +58,7 @@ def test_torchvision_detectors(name, plain):
     mmws.convert(model)
     assert not batch_norms(model)
     # Of these detectors the backbone alone is normalized.
-    names = [n for n, m in model.named_modules() if isinstance(m, CONVOLUTIONS)]
+    names = [n for n, m in model.named_modules() if is_convolution(m)]
     assert plain_convs(model) == [n for n in names if re.match(plain, n)]
     assert len(names) - len(plain_convs(model)) == 53
     target = dict(
@@ -99,7 +99,7 @@ def test_timm_models(name, plain):
     acts = [m.act for m in model.modules() if type(m).__name__ == 'BatchNormAct2d']
     mmws.convert(model)
     assert not batch_norms(model)
-    names = [n for n, m in model.named_modules() if isinstance(m, CONVOLUTIONS)]
+    names = [n for n, m in model.named_modules() if is_convolution(m)]
     assert plain_convs(model) == [n for n in names if re.match(plain, n)]
     assert [m.act for m in model.modules() if type(m).__name__ == 'GroupNormAct'] == acts
     x = torch.rand(2, 3, 64, 64)
@@ -198,7 +198,7 @@ def test_mmdet_detectors(name):
     model = narrow(name, **overrides)
     mmws.convert(model)
     assert not batch_norms(model)
-    names = [n for n, m in model.named_modules() if isinstance(m, CONVOLUTIONS)]
+    names = [n for n, m in model.named_modules() if is_convolution(m)]
     assert plain_convs(model) == [n for n in names if re.match(plain, n)]
     assert model.conversion_report.convs
     assert {n for n, p in model.named_parameters() if not p.requires_grad} == {

@@ -48,7 +48,8 @@ FLOWS = {
     'two convolutions in a row': (lambda m, x: m.norm(m.b(m.a(x))), {'b'}),
     'through a function that is not homogeneous': (lambda m, x: m.norm(m.a(x).sigmoid()), set()),
     'added to something of another scale': (lambda m, x: m.norm(m.a(x) + x), set()),
-    'times another tensor': (lambda m, x: m.norm(m.a(x) * m.b(x)), set()),
+    'times another convolution': (lambda m, x: m.norm(m.a(x) * m.b(x)), {'a', 'b'}),
+    'times something that has no scale': (lambda m, x: m.norm(m.a(x) * x.sigmoid()), {'a'}),
     'in place, as a gate': (lambda m, x: m.norm(x.mul(m.a(x).sigmoid_())), set()),
     'returned as it is': (lambda m, x: (y := m.a(x), m.norm(y)), set()),
     'returned inside of a dict': (lambda m, x: {'y': (y := m.a(x)), 'z': [m.norm(y)]}, set()),
@@ -56,7 +57,7 @@ FLOWS = {
     'shape alone used': (lambda m, x: m.norm(y := m.a(x)) + torch.zeros_like(y), {'a'}),
     'several calls, one of them without a norm': (lambda m, x: m.norm(m.a(x)) + m.a(x), set()),
     'its weight taken by the model': (  # as in MMDetection's TOOD, which never calls the layer
-        lambda m, x: m.norm(F.conv2d(m.b(x), 2 * m.a.weight)) + m.norm(m.a(x)), set()
+        lambda m, x: m.norm(F.conv2d(m.b(x), 2 * m.a.weight)) + m.norm(m.a(x)), {'b'}
     ),
     'shape of its weight used': (lambda m, x: m.norm(m.a(x)) * len(m.a.weight), {'a'}),
     'a norm that is a function': (lambda m, x: F.layer_norm(m.a(x), x.shape[2:]), {'a'}),

@@ -1,0 +1,54 @@
+"""Tools that fuse Batch Normalization into a convolution must not write to a stored weight.
+
+They multiply each filter by a factor. A weight function that fixes the scale of a filter takes the
+factor away again, and the fused model computes something else without a word.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_RTOL = 1e-3
+
+
+def refuse_fused_weight(layer: nn.Module, value: Any) -> None:
+    """Raise if ``value`` is to be the weight of ``layer``, and its filters are multiples.
+
+    This is for evaluation mode, in which all such tools work.
+
+    Raises:
+        ValueError: if every filter is the old one times a number, and not all numbers are 1.
+    """
+    stored = vars(layer).get('_parameters', {}).get('weight')
+    if stored is None or layer.training or not isinstance(value, nn.Parameter):
+        return
+    if _is_rescaled(value, stored):
+        raise ValueError(
+            f'{type(layer).__name__}: the new weight is the old one with every filter multiplied, '
+            'as by a tool that fuses Batch Normalization into it. The layer would take the '
+            'factors away again: call mmws.fold(model) first, and fuse then'
+        )
+
+
+@torch.no_grad()
+def _is_rescaled(new: Tensor, old: Tensor) -> bool:
+    if new is old or new.shape != old.shape or new.is_meta or old.is_meta or not new.numel():
+        return False
+    return any(_factors_fit(new, old, dim) for dim in range(min(2, old.dim())))
+
+
+def _factors_fit(new: Tensor, old: Tensor, dim: int) -> bool:
+    """Return whether slices along ``dim`` are multiples of the old ones, and not all the same."""
+    first = old.detach().movedim(dim, 0).flatten(1).double()
+    second = new.detach().to(old.device).movedim(dim, 0).flatten(1).double()
+    if first.shape[1] == 1 or not first.any():  # anything is a multiple of a single value
+        return False
+    length = first.square().sum(1, keepdim=True).clamp(min=1e-300)
+    factors = (first * second).sum(1, keepdim=True) / length
+    unchanged = bool(((factors - 1).abs() <= _RTOL).all())
+    size = float(second.abs().max())
+    close = (first * factors - second).abs() <= _RTOL * second.abs() + 1e-6 * size
+    return not unchanged and bool(close.all())

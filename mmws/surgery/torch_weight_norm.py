@@ -1,0 +1,75 @@
+"""Layers with PyTorch's own Weight Normalization, its old form and its new one."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+
+def fold_torch_weight_norm(model: nn.Module) -> None:
+    """Replace weights that ``torch.nn.utils`` normalizes by their values, in place.
+
+    Both forms are folded: the hook of ``torch.nn.utils.weight_norm`` and the parametrization of
+    ``torch.nn.utils.parametrizations.weight_norm``.
+    """
+    for module in list(model.modules()):
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(hook, WeightNorm):
+                hook.remove(module)
+                del module._forward_pre_hooks[key]
+        if _is_weight_norm_alone(module):
+            _fold_parametrizations(module)
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """Return a deep copy of ``model``.
+
+    The hooks of ``torch.nn.utils`` leave the last weight that they computed in the layer, which is
+    no leaf of the graph of gradients, so that PyTorch refuses to copy it.
+    """
+    made = [
+        (module, hook.name, vars(module)[hook.name])
+        for module in model.modules()
+        for hook in module._forward_pre_hooks.values()
+        if isinstance(hook, (WeightNorm, SpectralNorm)) and hook.name in vars(module)
+    ]
+    for module, name, _ in made:
+        del vars(module)[name]
+    memo: dict[int, Any] = {}
+    try:
+        result = copy.deepcopy(model, memo)
+    finally:
+        for module, name, weight in made:
+            vars(module)[name] = weight
+    for module, name, weight in made:
+        twin = memo[id(module)]
+        vars(twin)[name] = weight.detach().clone()
+    return result
+
+
+def _is_weight_norm_alone(module: Any) -> bool:
+    """Return whether Weight Normalization makes every parametrized tensor of ``module``."""
+    if not parametrize.is_parametrized(module):
+        return False
+    weight_norm = getattr(torch.nn.utils.parametrizations, '_WeightNorm', ())
+    steps = [step for chain in module.parametrizations.values() for step in chain]
+    return all(isinstance(step, weight_norm) for step in steps)
+
+
+@torch.no_grad()
+def _fold_parametrizations(module: Any) -> None:
+    # Not remove_parametrizations(), which changes the class: copies of the module have it too.
+    chains = module._modules.pop('parametrizations')
+    values = {}
+    for name, chain in chains.items():
+        trainable = any(original.requires_grad for original in chain.parameters())
+        values[name] = nn.Parameter(chain().detach().clone(), requires_grad=trainable)
+    module.__class__ = type(module).__bases__[0]
+    for name, value in values.items():
+        module.register_parameter(name, value)

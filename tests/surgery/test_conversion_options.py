@@ -1,0 +1,298 @@
+"""What a conversion is asked to leave out, what it refuses, and what it leaves as it was."""
+
+import copy
+import io
+import json
+import re
+
+import pytest
+import torch
+import torch.distributed as dist
+from mmcv.cnn import ConvModule, fuse_conv_bn
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+import mmws
+from mmws.surgery.norm_target import NormTarget
+
+
+def two_blocks():
+    return nn.Sequential(
+        *(nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.ReLU()) for _ in range(2))
+    )
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(skip='1'),
+        dict(skip=['1.0', '1.1']),
+        dict(skip='1.?'),
+        dict(skip=re.compile(r'^1\.')),
+        dict(skip=lambda name, module: name.startswith('1.')),
+        dict(only='0'),
+        dict(only=['0.0', '0.1']),
+        dict(only='0*', skip='1'),
+    ],
+    ids=str,
+)
+def test_layers_are_chosen(options):
+    # Bug: the choice is not respected for norms, or not for what is inside of a module.
+    model = mmws.convert(two_blocks(), **options)
+    assert [type(m).__name__ for m in model[0]] == ['ConvWS2d', 'GroupNorm', 'ReLU']
+    assert [type(m).__name__ for m in model[1]] == ['Conv2d', 'BatchNorm2d', 'ReLU']
+    assert {left.name for left in model.conversion_report.left} == {'1.0', '1.1'}
+
+
+@pytest.mark.parametrize('options', [dict(skip='2'), dict(only='backbone.*'), dict(skip=3)])
+def test_a_choice_of_nothing_is_a_mistake(options):
+    # Bug: a misspelt name converts what it should have kept.
+    model = two_blocks()
+    with pytest.raises((ValueError, TypeError), match=r'skip|only|iterable'):
+        mmws.convert(model, **options)
+    assert type(model[0][0]) is nn.Conv2d
+
+
+def test_a_skipped_summand_keeps_the_other_plain():
+    # Bug: a sum of which the user keeps one part is half standardized.
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.norm = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            return self.norm(self.a(x) + self.b(x))
+
+    assert not mmws.convert(Sum(), skip='a').conversion_report.convs
+
+
+# ---- Norms
+
+
+@pytest.mark.parametrize('norm', ['GN', 'LN', 'IN', 'BCN'])
+@pytest.mark.parametrize('affine', [True, False])
+def test_norms_keep_eps_and_stay_without_gains(norm, affine):
+    # Bug: eps=1e-3 of MobileNetV3 becomes 1e-5; a norm without gains stops the conversion.
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32, eps=1e-3, affine=affine))
+    mmws.convert(model, norm=norm)
+    assert model[1].eps == 1e-3
+    assert bool(list(model[1].parameters())) is affine
+    assert model.eval()(torch.randn(1, 3, 9, 9)).isfinite().all()
+    assert mmws.convert(two_blocks(), norm=dict(type='GN', eps=1e-4))[0][1].eps == 1e-4
+
+
+def test_blocks_of_mmcv_remember_eps_and_groups():
+    # Bug: the block built from what the converted one remembers computes something else.
+    model = ConvModule(3, 64, 1, norm_cfg=dict(type='BN', eps=1e-3))
+    mmws.convert(model, norm=dict(type='GN', num_groups=16))
+    twin = ConvModule(3, 64, 1, conv_cfg=model.conv_cfg, norm_cfg=model.norm_cfg)
+    assert (twin.gn.eps, twin.gn.num_groups) == (1e-3, 16)
+
+
+@pytest.mark.parametrize(('width', 'groups'), [(16, 1), (32, 2), (64, 4), (512, 32), (17, 1)])
+def test_groups_of_single_positions_have_values_to_average(width, groups):
+    # Bug: each group holds one value, and the output is the offset alone.
+    model = nn.Sequential(nn.Linear(8, width), nn.BatchNorm1d(width))
+    mmws.convert(model, inputs=torch.randn(4, 8))
+    assert isinstance(model[0], mmws.LinearWS)
+    assert model[1].num_groups == groups
+    model(torch.randn(1, 8)).square().sum().backward()
+
+
+def test_global_pooling_gets_fewer_groups_and_small_images_do_not():
+    # Bug: a map that is small because the traced image is gets other groups than published weights.
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Sequential(nn.Conv2d(3, 64, 8, 64), nn.BatchNorm2d(64))
+            self.gate = nn.Sequential(nn.Conv2d(64, 64, 1), nn.BatchNorm2d(64))
+
+        def forward(self, x):
+            return self.gate(self.stem(x).mean((2, 3), keepdim=True))
+
+    model = mmws.convert(Pooled())
+    assert model.stem[1].num_groups == 32
+    assert model.gate[1].num_groups == 4
+    assert mmws.convert(Pooled(), norm='IN').gate[1].num_groups == 4
+
+
+def test_single_values_are_left():
+    model = nn.Sequential(nn.Linear(8, 1), nn.BatchNorm1d(1))
+    mmws.convert(model, inputs=torch.randn(4, 8))
+    assert type(model[1]) is nn.BatchNorm1d
+    assert 'single values' in str(model.conversion_report)
+
+
+# ---- Whole or not at all
+
+
+def test_a_failure_changes_nothing(monkeypatch):
+    # Bug: an error in the middle leaves a model that is neither one thing nor the other.
+    model = two_blocks()
+    model[0].init_cfg = dict(type='Normal', layer='Conv2d', override=dict(name='bn'))
+    before = copy.deepcopy(model)
+    replace, calls = NormTarget.put_into, []
+
+    def fail_at_the_second(*args):
+        replace(*args)
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError
+
+    monkeypatch.setattr(NormTarget, 'put_into', fail_at_the_second)
+    with pytest.raises(MemoryError):
+        mmws.convert(model)
+    for (name, module), twin in zip(model.named_modules(), before.modules()):
+        assert type(module) is type(twin), name
+        assert vars(module).keys() == vars(twin).keys(), name
+    assert model[0].init_cfg == before[0].init_cfg
+    torch.testing.assert_close(dict(model.state_dict()), dict(before.state_dict()))
+
+
+def test_wrapped_models_are_refused(tmp_path):
+    # Bug: the wrapper goes on with parameters that are no longer in the model.
+    dist.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+    try:
+        net = two_blocks()
+        for model in (
+            nn.parallel.DistributedDataParallel(net),
+            nn.Sequential(nn.parallel.DistributedDataParallel(net)),
+        ):
+            with pytest.raises(TypeError, match=r'convert model\.(0\.)?module'):
+                mmws.convert(model)
+        assert type(net[0][0]) is nn.Conv2d
+    finally:
+        dist.destroy_process_group()
+    with pytest.raises(TypeError, match=r'torch\.compile'):
+        mmws.convert(torch.compile(two_blocks()))
+    with pytest.raises(TypeError, match='TorchScript'):
+        mmws.convert(torch.jit.script(two_blocks()))
+
+
+def test_fixed_parts_and_nothing_at_all_are_told():
+    # Bug: a fused, quantized or scripted model is returned as it was without a word.
+    script = torch.jit.trace(two_blocks().eval(), torch.randn(1, 3, 8, 8))
+    notes = mmws.convert(nn.Sequential(nn.Conv2d(3, 3, 1), script)).conversion_report.notes
+    assert 'TorchScript modules stay as they are: 1' in ' '.join(notes)
+    fused = mmws.convert(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()))
+    assert 'no normalization' in ' '.join(fused.conversion_report.notes)
+    quantized = nn.Sequential(
+        torch.ao.nn.qat.Conv2d(3, 4, 1, qconfig=torch.ao.quantization.default_qat_qconfig),
+        nn.BatchNorm2d(4),
+    )
+    left = mmws.convert(quantized).conversion_report.left
+    assert [entry.reason for entry in left if entry.name == '0'] == [
+        'is prepared for quantization: convert the model before that'
+    ]
+
+
+def test_new_parameters_are_told():
+    # Bug: an optimizer that was made before leaves the new gains as they are.
+    notes = mmws.convert(two_blocks(), 'WN').conversion_report.notes
+    assert [note for note in notes if '2 parameters are new' in note]
+    assert not mmws.convert(two_blocks()).conversion_report.notes
+
+
+def test_report_as_text_table_and_dictionary():
+    report = mmws.convert(two_blocks(), skip='1').conversion_report
+    data = json.loads(json.dumps(report.to_dict()))
+    assert data['convs'] == [{'name': '0.0', 'before': 'Conv2d', 'after': 'ConvWS2d'}]
+    assert data['left'][0]['reason'] == 'skipped by skip='
+    lines = report.table().splitlines()
+    assert lines[0] == '| layer | before | now |'
+    assert '| 0.0 | Conv2d | ConvWS2d |' in lines
+    assert len(lines) == 2 + 4
+
+
+# ---- Other tools afterwards
+
+
+def warmed(model):
+    model.train()
+    for _ in range(3):
+        model(torch.randn(4, 3, 8, 8) * 2 + 1)
+    return model.eval()
+
+
+def test_fusing_into_a_stored_weight_is_refused():
+    # Bug: the factors of Batch Normalization are multiplied in, and standardized away.
+    torch.manual_seed(0)
+    model = warmed(mmws.convert(two_blocks(), norm=None))
+    x = torch.randn(1, 3, 8, 8)
+    expected = model(x)
+    with pytest.raises(ValueError, match=r'mmws\.fold'):
+        fuse_conv_bn_eval(model[0][0], model[0][1])
+    with pytest.raises(ValueError, match=r'mmws\.fold'):
+        fuse_conv_bn(copy.deepcopy(model))
+    torch.testing.assert_close(model(x), expected)
+    folded = mmws.fold(model)
+    torch.testing.assert_close(fuse_conv_bn(folded)(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_other_new_weights_are_taken():
+    # Bug: the refusal hits whoever replaces, casts or ties a weight.
+    layer = mmws.ConvWS2d(3, 4, 3).eval()
+    for weight in (torch.randn(4, 3, 3, 3), layer.weight.detach().clone(), torch.zeros(2, 3, 3, 3)):
+        layer.weight = nn.Parameter(weight)
+    layer.weight = nn.Parameter(layer.weight.bfloat16())
+    layer.train().weight = nn.Parameter(layer.weight * 2)
+
+
+class Reparameterized(nn.Module):
+    """A block that makes one convolution of two for inference, as RepVGG's does."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 32, 1, bias=False), nn.BatchNorm2d(32)
+
+    def forward(self, x):
+        return self.norm(self.conv(x))
+
+    def reparameterize(self, check=False):
+        self.conv.weight.data *= (self.norm.weight / self.norm.running_var.sqrt()).view(-1, 1, 1, 1)
+        self.norm = nn.Identity()
+
+    def fuse_features(self, x, y):
+        return x + y
+
+
+@pytest.mark.parametrize('norm', ['GN', None])
+def test_blocks_that_fuse_themselves_stay_as_they_are(norm):
+    # Bug: the method reads the stored filter, or statistics that are gone.
+    torch.manual_seed(0)
+    model = warmed(mmws.convert(Reparameterized(), norm=norm))
+    model = torch.load(_saved(model), weights_only=False)
+    x = torch.randn(1, 3, 4, 4)
+    expected = model(x)
+    twin = copy.deepcopy(model)
+    twin.reparameterize(check=True)
+    torch.testing.assert_close(twin(x), expected)
+    assert twin.reparameterize.args == (twin,)
+    assert model.fuse_features(1, 2) == 3
+    folded = mmws.fold(model)
+    assert folded.reparameterize.__func__ is Reparameterized.reparameterize
+
+
+def _saved(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return file
+
+
+@pytest.mark.parametrize(
+    'weight_norm', [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm]
+)
+@pytest.mark.parametrize('inplace', [False, True])
+def test_folding_pytorchs_own_weight_norm(weight_norm, inplace):
+    # Bug: PyTorch refuses to copy the model, its weight norm stays, or the original loses it.
+    torch.manual_seed(0)
+    model = nn.Sequential(weight_norm(nn.Conv2d(3, 8, 3)), mmws.ConvWS2d(8, 4, 1))
+    x = torch.randn(1, 3, 9, 9)
+    expected = model(x)
+    folded = mmws.fold(model, inplace=inplace)
+    assert [type(m) for m in folded] == [nn.Conv2d, nn.Conv2d]
+    assert set(folded.state_dict()) == {'0.weight', '0.bias', '1.weight', '1.bias'}
+    torch.testing.assert_close(folded(x), expected)
+    torch.testing.assert_close(model(x), expected)
+    assert inplace or len(list(model[0].parameters())) == 3

@@ -1,6 +1,5 @@
 """Evaluate a detector: `python tools/test.py CONFIG CHECKPOINT [--out PREDICTIONS.pkl] ...`."""
 
-from mmws import CheckpointMismatchError
 from mmws.engine import cli, evaluate
 
 
@@ -8,7 +7,7 @@ def main() -> None:
     args = cli.parse_test_args()
     with cli.one_line_errors():
         cfg = cli.prepare_test(args)
-    with cli.one_line_errors(CheckpointMismatchError):
+    with cli.one_line_errors(*cli.RUN_ERRORS):
         evaluate(cfg, out=args.out)
 
 

@@ -1,6 +1,5 @@
 """Train a detector: `python tools/train.py CONFIG [--work-dir DIR] [--resume] [--amp] ...`."""
 
-from mmws import CheckpointMismatchError
 from mmws.engine import cli, train
 
 
@@ -8,7 +7,7 @@ def main() -> None:
     args = cli.parse_train_args()
     with cli.one_line_errors():
         cfg = cli.prepare_train(args)
-    with cli.one_line_errors(CheckpointMismatchError):
+    with cli.one_line_errors(*cli.RUN_ERRORS):
         train(cfg)
 
 

@@ -8,6 +8,13 @@ from .guard import (
     check_weights,
     guard_loading,
 )
+from .intact import (
+    NonFiniteError,
+    check_finite,
+    check_resumable,
+    check_undamaged,
+    find_intact,
+)
 from .metadata import META_KEY, describe_weights
 from .published import BACKBONES, DETECTORS, Published, find_pretrained, lookup
 
@@ -19,12 +26,17 @@ __all__ = [
     'Backbone',
     'Checkpoint',
     'CheckpointMismatchError',
+    'NonFiniteError',
     'Published',
+    'check_finite',
     'check_normalization',
+    'check_resumable',
+    'check_undamaged',
     'check_weights',
     'convert_checkpoint',
     'convert_weights',
     'describe_weights',
+    'find_intact',
     'find_pretrained',
     'guard_loading',
     'last_checkpoint',

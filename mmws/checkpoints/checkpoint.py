@@ -83,6 +83,8 @@ def last_checkpoint(work_dir: str | Path) -> str | None:
     pointer = Path(work_dir, 'last_checkpoint')  # the text file that MMEngine writes
     if not pointer.is_file():
         return None
-    latest = pointer.read_text().strip()
+    latest = pointer.read_text(errors='replace').strip()
+    if not latest:
+        return None
     beside = Path(work_dir, Path(latest).name)
     return str(beside) if beside.is_file() else latest

@@ -5,7 +5,7 @@ and MMDetection only where a program already uses them.
 """
 
 from .before_loading import check_before_loading
-from .loading import allow_checkpoint_classes, read_checkpoint
+from .loading import CheckpointError, allow_checkpoint_classes, read_checkpoint
 from .mmcv_ext import install_fallback_ops, ops_are_compiled
 from .mmengine_hooks import extend_mmengine, register_config_package
 from .moved import moved_names, redirect_moved_modules
@@ -14,6 +14,7 @@ from .sources import Source, remember_source, source_of
 from .stack import MissingStackError, is_installed, require_stack
 
 __all__ = [
+    'CheckpointError',
     'MissingStackError',
     'Source',
     'allow_checkpoint_classes',

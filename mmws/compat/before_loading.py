@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .loading import allow_checkpoint_classes
+from .loading import load_safely, load_url_safely
 from .on_import import when_imported
 from .sources import remember_source
 
@@ -19,22 +19,37 @@ _MODULE = 'mmengine.runner.checkpoint'
 _Check = Callable[[nn.Module, Mapping[str, Any]], None]
 
 
+def forget_config(checkpoint: Mapping[str, Any]) -> None:
+    """Remove the config that MMEngine's ``Runner.resume`` would execute as Python.
+
+    The runner reads only ``gpu_ids`` from it, which no config has had since MMEngine 0.1.
+    """
+    meta = checkpoint.get('meta')
+    if isinstance(meta, dict):
+        meta.pop('config', None)
+
+
 def check_before_loading(check: _Check) -> None:
     """Have MMEngine call ``check(module, state_dict)`` before each load of a state dict.
 
     ``init_cfg=dict(type='Pretrained')``, ``load_from``, ``--resume``, ``init_detector`` and moving
     averages all end in :func:`mmengine.runner.checkpoint.load_state_dict`, which copies weight by
     weight and cannot tell where they come from. It is wrapped, and so is the reader, which knows
-    (:func:`source_of`). MMEngine's runner is not imported for it but wrapped once it is. What
-    ``check`` raises stops the load. Calling this again does nothing.
+    (:func:`source_of`), never unpickles without PyTorch's check and runs no config. MMEngine's
+    runner is not imported for it but wrapped once it is. What ``check`` raises stops the load.
+    Calling this again does nothing.
     """
     when_imported(_MODULE, functools.partial(_wrap, check=check))
 
 
-def _load_safely(file: Any, map_location: Any = None, weights_only: Any = None) -> Any:
-    """Load with PyTorch's check on; onedl-mmengine turns it off for a file that fails it."""
-    allow_checkpoint_classes()
-    return torch.load(file, map_location=map_location, weights_only=True)
+class _TorchThatLoadsSafely:
+    """The module :mod:`torch` with another ``load``."""
+
+    def __init__(self, load: Callable[..., Any]) -> None:
+        self.load = load
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
 
 
 def _wrap(checkpoints: Any, check: _Check) -> None:
@@ -55,12 +70,18 @@ def _wrap(checkpoints: Any, check: _Check) -> None:
     def load_checkpoint(cls: type, filename: str, *args: Any, **kwargs: Any) -> Any:
         checkpoint = read(cls, filename, *args, **kwargs)
         if isinstance(checkpoint, Mapping):
+            forget_config(checkpoint)
             remember_source(checkpoint, filename)
         return checkpoint
 
     checkpoints.load_state_dict = load_state_dict
-    if hasattr(checkpoints, '_safe_torch_load'):  # private, of onedl-mmengine alone
-        checkpoints._safe_torch_load = _load_safely
+    checkpoints.load_url = load_url_safely
+    if hasattr(checkpoints, '_safe_torch_load'):
+        # Private; onedl-mmengine turns PyTorch's check off there for a file that fails it.
+        checkpoints._safe_torch_load = load_safely
+    else:
+        # mmengine calls `torch.load`, which does not check by default before PyTorch 2.6.
+        checkpoints.torch = _TorchThatLoadsSafely(load_safely)
     loader.load_checkpoint = classmethod(load_checkpoint)
     package: Any = sys.modules.get(checkpoints.__package__)
     # Set where MMEngine's runner was imported before mmws.

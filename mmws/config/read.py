@@ -63,8 +63,9 @@ def load_config(config: str | Path, cfg_options: dict | None = None) -> Config:
             warn_about_typos(cfg, cfg_options)
         try:
             cfg.merge_from_dict(cfg_options)
-        except (KeyError, IndexError, TypeError, AssertionError) as error:
-            raise ValueError(f'`cfg_options` do not fit config {config}: {error}') from error
+        except (AttributeError, KeyError, IndexError, TypeError, AssertionError) as error:
+            reason = str(error) or type(error).__name__
+            raise ValueError(f'`cfg_options` do not fit config {config}: {reason}') from error
     return cfg
 
 

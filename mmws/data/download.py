@@ -5,12 +5,16 @@ publishes none; those here are the ones that PaddleDetection's downloader checks
 """
 
 import errno
+import gzip
 import hashlib
+import lzma
 import os
 import shutil
+import struct
 import tarfile
 import time
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
@@ -194,9 +198,26 @@ def _check_space(archives: Sequence[Archive], store: Path, keep_archives: bool) 
 
 
 def _size_of(url: str) -> int:
-    """Return the bytes of a file on a server, 0 if that does not say."""
-    with _open(Request(url)) as response:  # some servers know no HEAD
-        return int(response.headers.get('Content-Length') or 0)
+    """Return the bytes of a file on a server, 0 if that does not say.
+
+    Raises:
+        OSError: if the server does not answer, several times in a row.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            with _open(Request(url)) as response:  # some servers know no HEAD
+                return _content_length(response) or 0
+        except (HTTPException, TimeoutError, ConnectionError) as error:
+            if attempt == _ATTEMPTS - 1:
+                raise OSError(str(error) or f'{url}: {type(error).__name__}') from None
+        time.sleep(_PAUSE * 2**attempt)
+    raise AssertionError('the loop returns or raises')
+
+
+def _content_length(response: HTTPResponse) -> int | None:
+    """Return the announced length of the content in bytes, None if there is none."""
+    text = response.headers.get('Content-Length', '').strip()
+    return int(text) if text.isdecimal() and len(text) < 20 else None
 
 
 def _open(request: Request) -> HTTPResponse:
@@ -224,15 +245,17 @@ def fetch(url: str, path: Path) -> None:
     """
     part = path.with_name(f'{path.name}.part')
     failures = 0
+    most = _length(part)
     while True:
-        before = _length(part)
         try:
             if _receive(url, part):
                 break
             reason = 'the connection broke'
         except (HTTPException, TimeoutError, ConnectionError) as error:
             reason = str(error) or type(error).__name__
-        failures = failures + 1 if _length(part) <= before else 1
+        # A server that announces more bytes than it has sends the same ones again and again.
+        failures = failures + 1 if _length(part) <= most else 1
+        most = max(most, _length(part))
         if failures == _ATTEMPTS:
             raise OSError(
                 f'{url}: {reason}; {_bytes(_length(part))} have come: run the same command again, '
@@ -257,8 +280,8 @@ def _receive(url: str, part: Path) -> bool:
     with response:
         if response.status != 206:
             start = 0  # the server sends all of it
-        left = response.headers.get('Content-Length')
-        total = None if left is None else start + int(left)
+        left = _content_length(response)
+        total = None if left is None else start + left
         mode = 'ab' if start else 'wb'
         with (
             part.open(mode) as file,
@@ -304,25 +327,53 @@ def unpack(path: Path, folder: Path, top: str = '') -> None:
     Raises:
         FileExistsError: if a file of another size is in the place of one; nothing is moved.
         OSError: if the disk is full.
+        ValueError: if the archive is incomplete or damaged; nothing is moved.
         tarfile.FilterError: if an entry leads outside of the archive's folder.
     """
     work = path.with_name(f'{path.name}.unpacked')
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     try:
-        if path.suffix == '.zip':
-            with zipfile.ZipFile(path) as archive:  # leaves out `..` and roots of paths
-                for entry in _each(archive.infolist(), path):
-                    archive.extract(entry, work)
-        else:
-            with tarfile.open(path) as archive:
-                for entry in _each(archive, path):
-                    archive.extract(entry, work, filter='data')
+        try:
+            _extract(path, work)
+        except tarfile.FilterError:
+            raise
+        except _DAMAGED as error:
+            raise ValueError(f'archive {path} is incomplete or damaged: {error}') from error
         _require_mergeable(work / top, folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         _merge(work / top, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+# What zip and tar files raise, and the formats that compress them. `RuntimeError` is raised for a
+# password, `NotImplementedError` for a compression that Python does not know.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    RuntimeError,
+    gzip.BadGzipFile,
+    struct.error,
+    KeyError,
+    IndexError,
+)
+
+
+def _extract(path: Path, folder: Path) -> None:
+    if path.suffix == '.zip':
+        with zipfile.ZipFile(path) as archive:  # leaves out `..` and roots of paths
+            for entry in _each(archive.infolist(), path):
+                archive.extract(entry, folder)
+    else:
+        with tarfile.open(path) as archive:
+            for entry in _each(archive, path):
+                archive.extract(entry, folder, filter='data')
 
 
 def _require_mergeable(new: Path, old: Path) -> None:

@@ -15,9 +15,16 @@ from typing import Any, Optional
 
 from mmengine.config import Config, DictAction
 
+from mmws.checkpoints import CheckpointMismatchError
+from mmws.compat import CheckpointError
 from mmws.data.errors import DataError
+from mmws.hooks import RESUMABLE, DivergenceError
 
-from .run import prepare
+from .distributed import LAUNCHER, join_launcher, local_rank_zero
+from .run import ConfigError, prepare
+
+RUN_ERRORS = (CheckpointMismatchError, CheckpointError, ConfigError, DivergenceError, OSError)
+"""What a training or a test raises for causes that lie outside of the code."""
 
 _ARGUMENT = re.compile(r'`([a-z][a-z0-9_]*)(?:=True)?`')
 
@@ -49,10 +56,18 @@ def one_line_errors(
     try:
         yield
     except mistakes as error:
-        lines = error.lines if isinstance(error, DataError) else [str(error)]
+        lines = error.lines if isinstance(error, DataError) else [_message(error)]
+        if getattr(error, 'on_all_ranks', False) and not local_rank_zero():
+            lines = []  # the first rank of this machine tells it
     # Exit outside of `except`: the traceback of the error keeps the runner and its threads alive.
     if lines is not None:
-        sys.exit('\n'.join(f'error: {as_options(" ".join(line.split()))}' for line in lines))
+        sys.exit('\n'.join(f'error: {as_options(" ".join(line.split()))}' for line in lines) or 1)
+
+
+def _message(error: Exception) -> str:
+    # A data worker sends the text of its traceback; the error is in the last line.
+    before, found, traceback = str(error).partition('Original Traceback (most recent call last)')
+    return traceback.strip().splitlines()[-1] if found else before
 
 
 def parse_train_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -71,7 +86,32 @@ def parse_train_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='continue from the last checkpoint in the work dir, or from the one given',
+        help='continue from the newest intact checkpoint in the work dir, or from the one given',
+    )
+    parser.add_argument(
+        '--stop-after',
+        metavar='H:MM:SS',
+        help=f'save and exit, with status {RESUMABLE}, so long after the start',
+    )
+    parser.add_argument(
+        '--max-skipped',
+        type=int,
+        default=0,
+        metavar='N',
+        help='skip up to N updates in a row whose gradients are NaN or infinite (default: stop)',
+    )
+    parser.add_argument(
+        '--val-loss',
+        action='store_true',
+        help='compute the loss on the validation split too, with every evaluation',
+    )
+    parser.add_argument(
+        '--max-restarts',
+        type=int,
+        default=0,
+        metavar='N',
+        help='with tools/dist_train.sh: when a process dies, go on from the last checkpoint, '
+        'up to N times',
     )
     _add_common_options(parser)
     return _parse(parser, argv)
@@ -96,6 +136,13 @@ def parse_test_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 def prepare_train(args: argparse.Namespace) -> Config:
     """Check a training run and make its config; see :func:`mmws.engine.prepare`."""
+    if args.max_skipped < 0 or args.max_restarts < 0:
+        raise ValueError('--max-skipped and --max-restarts must be at least 0')
+    if args.max_restarts and 'RANK' not in os.environ and LAUNCHER not in os.environ:
+        raise ValueError('--max-restarts needs tools/dist_train.sh, which starts the processes')
+    join_launcher()
+    if int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0:
+        args.resume = 'auto'
     return prepare(
         args.config,
         work_dir=args.work_dir,
@@ -104,11 +151,15 @@ def prepare_train(args: argparse.Namespace) -> Config:
         resume=args.resume,
         cfg_options=args.cfg_options,
         launcher=args.launcher,
+        stop_after=args.stop_after,
+        max_skipped=args.max_skipped,
+        val_loss=args.val_loss,
     )
 
 
 def prepare_test(args: argparse.Namespace) -> Config:
     """Check an evaluation and make its config; see :func:`mmws.engine.prepare`."""
+    join_launcher()
     if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
         raise ValueError(f'--out {args.out}: predictions are dumped as a pickle, name it *.pkl')
     if args.out is not None:
@@ -137,8 +188,15 @@ class _Options(DictAction):
         option_string: Optional[str] = None,
     ) -> None:
         for value in values:
-            if '=' not in value:
+            key, equals, _ = value.partition('=')
+            if not equals or not all(key.split('.')):
                 parser.error(f'{option_string} takes KEY=VALUE, got {value!r}')
+            try:
+                super().__call__(parser, argparse.Namespace(), [value], option_string)
+            # MMEngine asserts that brackets are balanced, and calls itself for each pair of them.
+            except (AssertionError, ValueError, RecursionError) as error:
+                reason = str(error) or type(error).__name__
+                parser.error(f'{option_string} {value[:80]!r} cannot be read: {reason[:200]}')
         super().__call__(parser, namespace, values, option_string)
 
 

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -17,7 +18,13 @@ import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.logging import print_log
 
+from mmws.compat.processes import end_with_parent
+
 DEFAULT_PORT = 29500
+LAUNCHER = 'MMWS_LAUNCHER'
+"""Environment variable: process id of :mod:`mmws.engine.launch`, which started this process."""
+TIMEOUT = timedelta(minutes=10)
+"""After which a rank that waits for one that has stopped ends the run."""
 # A process that fails may wait so long for the operations that it had begun with the others.
 _SECONDS_TO_LEAVE = 10
 
@@ -69,6 +76,16 @@ def check_launcher(launcher: str) -> None:
         raise ValueError('`launcher` pytorch is set by torchrun: use tools/dist_train.sh')
 
 
+def join_launcher() -> None:
+    """End when the launcher does: nobody else would tell this process to.
+
+    Does nothing in a process that :mod:`mmws.engine.launch` has not started.
+    """
+    launcher = os.environ.get(LAUNCHER, '')
+    if 'RANK' in os.environ and launcher.isdigit():
+        end_with_parent(int(launcher))
+
+
 def prepare_distributed(cfg: Config) -> None:
     """Start the process group over gloo where there is no CUDA, before MMEngine's Runner does.
 
@@ -86,6 +103,10 @@ def prepare_distributed(cfg: Config) -> None:
         return
     atexit.unregister(_leave_group_at_exit)
     atexit.register(_leave_group_at_exit)
+    timeout = ((cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout')
+    if timeout is None:
+        timeout = TIMEOUT.total_seconds()
+        cfg.merge_from_dict({'env_cfg': {'dist_cfg': {'timeout': timeout}}})
     if torch.cuda.is_available():
         return
     check_launcher(cfg.launcher)
@@ -98,7 +119,7 @@ def prepare_distributed(cfg: Config) -> None:
     wrapper.update(cfg.get('model_wrapper_cfg') or {})
     cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
     if not dist.is_initialized():
-        dist.init_process_group('gloo')
+        dist.init_process_group('gloo', timeout=timedelta(seconds=timeout))
 
 
 def finish_distributed() -> None:
@@ -155,3 +176,8 @@ def _leave_group_at_exit() -> None:
         _destroy_group()
     gc.collect()
     signal.alarm(0)
+
+
+def local_rank_zero() -> bool:
+    """Whether this process is the one of its machine that may speak for all."""
+    return int(os.environ.get('LOCAL_RANK', 0)) == 0

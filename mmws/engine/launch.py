@@ -6,13 +6,20 @@ once, where each process would print them, and then starts torchrun.
 
 import argparse
 import os
+import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Optional
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
+from mmws.hooks.stop import STATUS_FILE
+
 from . import cli
-from .distributed import DEFAULT_PORT, check_process_count, choose_port
+from .distributed import DEFAULT_PORT, LAUNCHER, check_process_count, choose_port
 
 _LIMITS = {'PORT': 65535}
 _CHECKS = {
@@ -62,23 +69,49 @@ def torchrun_arguments(num_processes: int) -> 'list[str]':
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Check the run, then start ``SCRIPT ARGS... --launcher pytorch`` in every process."""
+    """Check the run, then start ``SCRIPT ARGS... --launcher pytorch`` in every process.
+
+    A training that was stopped and saved ends with status :data:`mmws.hooks.RESUMABLE`.
+    """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('task', choices=_CHECKS)
     parser.add_argument('num_processes')
     parser.add_argument('script')
     parser.add_argument('arguments', nargs=argparse.REMAINDER)
     args = parser.parse_args(argv)
+    os.environ[LAUNCHER] = str(os.getpid())
     with cli.one_line_errors():
-        if not args.num_processes.isdigit():
+        if not args.num_processes.isdecimal() or len(args.num_processes) > 6:
             raise ValueError(
-                f'the number of processes must be a whole number, got {args.num_processes!r}'
+                f'the number of processes must be a whole number, got {args.num_processes[:20]!r}'
             )
         check_process_count(int(args.num_processes))
         parse, check = _CHECKS[args.task]
-        check(parse(args.arguments))
+        parsed = parse(args.arguments)
+        check(parsed)
         options = torchrun_arguments(int(args.num_processes))
-    torchrun([*options, args.script, *args.arguments, '--launcher', 'pytorch'])
+    restarts = f'--max_restarts={getattr(parsed, "max_restarts", 0)}'
+    with tempfile.TemporaryDirectory(prefix='mmws_') as folder:
+        status_file = Path(folder, 'status')
+        os.environ[STATUS_FILE] = str(status_file)
+        # SIGUSR1 is what Slurm sends with --signal before it takes the machine away.
+        os.environ.setdefault('PET_SIGNALS_TO_HANDLE', 'SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1')
+        status = _run([*options, restarts, args.script, *args.arguments, '--launcher', 'pytorch'])
+        if status_file.exists():
+            status = int(status_file.read_text())
+    sys.exit(status)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        torchrun(arguments)
+    except SignalException as error:
+        print(f'the launcher got {error.sigval.name}', file=sys.stderr)
+        return 128 + error.sigval
+    except ChildFailedError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == '__main__':

@@ -1,7 +1,9 @@
 """Train and test a detector from a config."""
 
+import logging
 import os
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -12,11 +14,22 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmws.checkpoints import Checkpoint, check_weights, last_checkpoint
+from mmws.checkpoints import (
+    Checkpoint,
+    check_finite,
+    check_resumable,
+    check_undamaged,
+    check_weights,
+    find_intact,
+)
+from mmws.compat import read_checkpoint
 from mmws.config import load_config
+from mmws.config.structure import check_structure
 from mmws.config.tree import KeyPath, kind, rewrite, walk
 from mmws.data.preflight import check_data
+from mmws.hooks.stop import parse_duration
 
+from .batch_arithmetic import count_accumulation
 from .distributed import check_launcher, finish_distributed, prepare_distributed
 from .tta import enable_tta
 
@@ -34,6 +47,9 @@ def prepare(
     cfg_options: Optional[dict] = None,
     launcher: str = 'none',
     tta: bool = False,
+    stop_after: Optional[str] = None,
+    max_skipped: int = 0,
+    val_loss: bool = False,
 ) -> Config:
     """Return the config of one run, after checking all that can be checked before it starts.
 
@@ -44,11 +60,17 @@ def prepare(
             ``work_dirs/<config name>``.
         amp: Train with automatic mixed precision (needs a GPU).
         auto_scale_lr: Scale the learning rate to the total batch size.
-        resume: ``'auto'`` for the last checkpoint in ``work_dir``, if there is one, or the path of
-            a checkpoint. The optimizer continues with the learning rate of that checkpoint.
+        resume: ``'auto'`` for the newest intact checkpoint in ``work_dir``, if there is one, or the
+            path of a checkpoint. The optimizer continues with the learning rate of that checkpoint.
         cfg_options: As for :func:`mmws.config.load_config`.
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
         tta: Test with :func:`mmws.engine.tta.enable_tta`.
+        stop_after: Time from the start of the process, ``'H:MM:SS'`` or seconds, after which the
+            training is saved and stopped (:class:`mmws.hooks.StopHook`).
+        max_skipped: How many updates in a row are skipped where the gradients are not finite,
+            before training stops (:class:`mmws.hooks.DivergenceHook`).
+        val_loss: Compute the loss on the validation split with every evaluation
+            (:class:`mmws.hooks.ValidationLossHook`).
 
     Raises:
         FileNotFoundError: if the config or a checkpoint is missing.
@@ -58,6 +80,7 @@ def prepare(
             config or on this machine.
     """
     cfg = load_config(config, cfg_options)
+    check_structure(cfg)
     cfg.launcher = launcher
     cfg.work_dir = str(work_dir or cfg.get('work_dir') or Path('work_dirs', Path(str(config)).stem))
 
@@ -76,19 +99,29 @@ def prepare(
 
     if resume == 'auto':
         # A job that may be restarted always asks to resume; its first start has no checkpoint.
-        resume = last_checkpoint(cfg.work_dir)
+        found = find_intact(cfg.work_dir)
+        for reason in found.skipped:
+            print_log(f'not resumed from: {reason}', logger='current', level=logging.WARNING)
+        resume = str(found.path) if found.path else None
         if resume is None:
             print_log(f'nothing to resume in {cfg.work_dir}: training starts', logger='current')
+    elif resume is not None and '://' not in str(resume):
+        check_resumable(read_checkpoint(resume), str(resume))
     if resume is not None:
         cfg.resume, cfg.load_from = True, str(resume)
     if checkpoint is not None:
         cfg.load_from = str(checkpoint)
     load_from = cfg.get('load_from')
     if load_from and '://' not in load_from:
-        Checkpoint.read(load_from)
+        check_undamaged(load_from)
+        weights = Checkpoint.read(load_from).weights
+        check_finite(weights, f'checkpoint {load_from}')
     if checkpoint is None:
         for pretrained in _pretrained_files(cfg.get('model')):
             Checkpoint.read(pretrained)
+        _add_hooks(cfg, stop_after, max_skipped)
+        if val_loss:
+            cfg.custom_hooks.append(dict(type='mmws.ValidationLossHook'))
 
     batch_size = (cfg.get('train_dataloader') or {}).get('batch_size', 1)
     if not isinstance(batch_size, int) or batch_size < 1:
@@ -119,15 +152,20 @@ def _pretrained_files(model: Any) -> 'Iterator[Path]':
 def train(cfg: Config) -> Any:
     """Train as ``cfg`` says; return the trained model without its wrapper for parallel training.
 
-    :class:`mmws.CheckpointRecordHook` is added, which writes into checkpoints what their weights
-    are trained with.
+    The hooks of :data:`TRAINING_HOOKS` are added where the config has them not, and
+    ``CheckpointHook`` becomes :class:`mmws.hooks.DurableCheckpointHook`.
 
     Raises:
         CheckpointMismatchError: if pretrained weights, or the checkpoint to resume from, were
             trained with other layers than the model's.
+        CheckpointError: if a checkpoint cannot be read or resumed from.
+        DivergenceError: if the loss, a gradient or a weight is NaN or infinite.
+        OSError: if a checkpoint cannot be written; those before it are kept.
+        SystemExit: if a signal or the end of a time has stopped the training, when it is saved.
     """
-    _add_hooks(cfg, 'mmws.CheckpointRecordHook', 'mmws.TrainingStepHook')
+    _add_hooks(cfg)
     runner = _build_runner(cfg)
+    count_accumulation(runner)
     # The wrapper for parallel training must not outlive the process group.
     model = unwrap(runner.train())
     del runner
@@ -140,11 +178,38 @@ def unwrap(model: Any) -> torch.nn.Module:
     return model.module if is_model_wrapper(model) else model
 
 
-def _add_hooks(cfg: Config, *kinds: str) -> None:
-    """Add hooks of mmws without arguments, unless the config has them with its own."""
-    hooks = list(cfg.get('custom_hooks') or [])
-    present = {hook['type'] for hook in hooks}
-    cfg.custom_hooks = [*hooks, *(dict(type=kind) for kind in kinds if kind not in present)]
+TRAINING_HOOKS = (
+    'mmws.CheckpointRecordHook',
+    'mmws.TrainingStepHook',
+    'mmws.ExactResumeHook',
+    'mmws.DataWorkersHook',
+    'mmws.DivergenceHook',
+    'mmws.StopHook',
+)
+"""What :func:`train` adds to ``custom_hooks``, without options."""
+
+EVALUATION_HOOKS = ('mmws.TrainingStepHook', 'mmws.DataWorkersHook')
+"""What :func:`evaluate` adds to ``custom_hooks``, without options."""
+
+
+def _with_hooks(cfg: Config, names: Iterable[str]) -> list[dict[str, Any]]:
+    """Return copies of the config's custom hooks, and those of ``names`` that are not among them."""
+    hooks = [dict(hook) for hook in cfg.get('custom_hooks') or []]
+    present = {kind(hook) for hook in hooks}
+    return hooks + [dict(type=name) for name in names if name.split('.')[1] not in present]
+
+
+def _add_hooks(cfg: Config, stop_after: Optional[str] = None, max_skipped: int = 0) -> None:
+    hooks = _with_hooks(cfg, TRAINING_HOOKS)
+    for hook in hooks:
+        if kind(hook) == 'StopHook' and stop_after is not None:
+            hook['stop_after'] = parse_duration(stop_after)
+        if kind(hook) == 'DivergenceHook' and max_skipped:
+            hook['max_skipped'] = max_skipped
+    cfg.custom_hooks = hooks
+    checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint')
+    if checkpoint and kind(checkpoint) == 'CheckpointHook':
+        checkpoint['type'] = 'mmws.DurableCheckpointHook'
 
 
 def evaluate(cfg: Config, out: Optional[StrPath] = None) -> 'dict[str, float]':
@@ -161,7 +226,7 @@ def evaluate(cfg: Config, out: Optional[StrPath] = None) -> 'dict[str, float]':
         CheckpointMismatchError: if the checkpoint is of another model, or was trained with other
             layers than the model's.
     """
-    _add_hooks(cfg, 'mmws.TrainingStepHook')
+    cfg.custom_hooks = _with_hooks(cfg, EVALUATION_HOOKS)
     runner = _build_runner(cfg)
     if '://' not in cfg.load_from:
         check_weights(unwrap(runner.model), Checkpoint.read(cfg.load_from).weights)
@@ -175,9 +240,25 @@ def evaluate(cfg: Config, out: Optional[StrPath] = None) -> 'dict[str, float]':
     return metrics
 
 
+class ConfigError(ValueError):
+    """A config from which MMEngine cannot build a training or a test."""
+
+
 def _build_runner(cfg: Config) -> Runner:
     from mmdet.utils import setup_cache_size_limit_of_dynamo
 
     setup_cache_size_limit_of_dynamo()
     prepare_distributed(cfg)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    try:
+        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+        # What other packages raise is about the arguments that the config gives them.
+        if _raised_in(error, 'mmws'):
+            raise
+        raise ConfigError(f'the config cannot be built: {type(error).__name__}: {error}') from error
+
+
+def _raised_in(error: Exception, package: str) -> bool:
+    """Whether an error was raised in a file of a package, not in what the package has called."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get('__name__', '').split('.')[0] == package

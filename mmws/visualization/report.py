@@ -213,6 +213,9 @@ def plot_curves(history: History, path: Union[str, Path]) -> None:
     for key, colour in zip(parts, _COLOURS):
         x, y = _series(train, key)
         axes[0].plot(x, _smooth(y), color=colour, linewidth=1.5, label=key)
+    if any('loss' in record for record in evaluations):
+        x, y = _series([record for record in evaluations if 'loss' in record], 'loss')
+        axes[0].plot(x, y, 'o--', color='black', clip_on=False, label='loss (validation)')
     axes[0].set_ylabel('training loss\n(moving average)')
     axes[0].set_ylim(bottom=0)
 

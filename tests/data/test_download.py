@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from mmws.data import download as module
-from mmws.data.download import Archive, download, download_hint
+from mmws.data.download import Archive, download, download_hint, unpack
 from tests.helpers.processes import call_tool
 
 IMAGE = os.urandom(100_000)
@@ -29,6 +29,8 @@ class Server:
         self.files: dict[str, bytes] = {}
         self.ranges = True
         self.breaks = 0
+        self.errors = 0  # answers of 503 before the first good one
+        self.announced_too_much = 0
         self.sent: list[tuple[str, int]] = []  # (name, first byte) of each transfer
         server = self
 
@@ -38,6 +40,9 @@ class Server:
 
             def do_GET(self):
                 name = self.path.rpartition('/')[2]
+                if server.errors:
+                    server.errors -= 1
+                    return self.send_error(503)
                 if name not in server.files:
                     return self.send_error(404)
                 content, start = server.files[name], 0
@@ -49,7 +54,8 @@ class Server:
                     self.send_response(206)
                 else:
                     self.send_response(200)
-                self.send_header('Content-Length', str(len(content) - start))
+                length = len(content) - start + server.announced_too_much
+                self.send_header('Content-Length', str(length))
                 server.sent.append((name, start))  # before the client learns of it
                 self.end_headers()
                 end = len(content)
@@ -182,6 +188,39 @@ def test_a_server_that_always_breaks_off_is_given_up_and_the_part_kept(
     monkeypatch.setattr(module, '_receive', lambda url, part: False)
     with pytest.raises(OSError, match=r'a\.zip: the connection broke.*it goes on from there'):
         download(['ab'], tmp_path)
+
+
+def test_a_server_that_announces_more_than_it_has_is_given_up(server, tmp_path):
+    # Bug: the same bytes are downloaded for ever.
+    server.announced_too_much = 1000
+    with pytest.raises(OSError, match=r'a\.zip: the connection broke'):
+        download(['ab'], tmp_path)
+    assert len(server.starts('a.zip')) < 20
+
+
+def test_a_server_that_is_busy_at_first_is_asked_again(server, tmp_path):
+    # Bug: the first question, for the size, is not repeated.
+    server.errors = 2
+    download(['c'], tmp_path)
+    assert (tmp_path / 'c/img/3.jpg').exists()
+    server.errors = 1000
+    with pytest.raises(OSError, match='the server answers 503'):
+        download(['ab'], tmp_path)
+
+
+@pytest.mark.parametrize('name', ['a.zip', 'b.tar', 'c.tgz'])
+@pytest.mark.parametrize('damage', ['cut', 'flip', 'empty'])
+def test_a_damaged_archive_is_one_error_that_names_it(server, tmp_path, name, damage):
+    # Bug: a traceback out of zipfile, zlib or tarfile.
+    content = bytearray(server.files[name])
+    if damage == 'flip':
+        for i in range(0, len(content), 3):
+            content[i] ^= 0xFF
+    path = tmp_path / name
+    path.write_bytes(content[: {'cut': len(content) // 2, 'empty': 0}.get(damage, len(content))])
+    with pytest.raises(ValueError, match=rf'archive .*{re.escape(name)} is incomplete or damaged'):
+        unpack(path, tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
 
 
 def test_a_wrong_archive_is_named_and_deleted(server, tmp_path):

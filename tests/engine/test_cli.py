@@ -6,7 +6,7 @@ import re
 import pytest
 
 from mmws.data.errors import DataError
-from mmws.engine.cli import as_options, one_line_errors
+from mmws.engine.cli import as_options, one_line_errors, parse_train_args, prepare_train
 from tests.helpers.paths import ROOT
 
 LIBRARY = sorted(
@@ -88,3 +88,34 @@ def test_every_argument_in_a_message_is_an_option_of_a_tool():
     }
     assert {'--out-dir', '--force', '--cfg-options'} <= named
     assert named - options() == set()
+
+
+@pytest.mark.parametrize(
+    'option', ['a=[1,2', 'a=(1,2', 'a', '=1', 'a..b=1', '.=', 'a=' + '[' * 3000 + ']' * 3000]
+)
+def test_a_malformed_option_is_one_line(option, capsys):
+    # Bug: MMEngine asserts that brackets are balanced.
+    with pytest.raises(SystemExit) as error:
+        parse_train_args(['config.py', '--cfg-options', option])
+    assert error.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if 'error: ' in line]
+    assert len(lines) == 1
+    assert '--cfg-options' in lines[0]
+    assert len(lines[0]) < 500
+
+
+def test_options_are_parsed_as_mmengine_does():
+    args = parse_train_args(['c.py', '--cfg-options', 'a.b=[1,2]', 'c=(1,x)', 'd=None'])
+    assert args.cfg_options == {'a.b': [1, 2], 'c': (1, 'x'), 'd': None}
+
+
+def test_restarts_need_a_launcher():
+    args = parse_train_args(['c.py', '--max-restarts', '2'])
+    with pytest.raises(ValueError, match=r'needs tools/dist_train\.sh'):
+        prepare_train(args)
+
+
+def test_the_error_of_a_data_worker_is_one_line():
+    text = 'Caught X in worker 0.\nOriginal Traceback (most recent call last):\n  a\nOSError: gone'
+    with pytest.raises(SystemExit, match=r'^error: OSError: gone$'), one_line_errors(OSError):
+        raise OSError(text)

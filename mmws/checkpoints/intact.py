@@ -1,0 +1,182 @@
+"""Which of the checkpoints of a training can be resumed from, and why others cannot."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmws.compat import CheckpointError, read_checkpoint
+
+LAST_CHECKPOINT = 'last_checkpoint'
+"""Name of the file in a work dir that holds the path of the newest checkpoint."""
+
+
+class NonFiniteError(CheckpointError):
+    """Weights that hold NaN or infinity."""
+
+
+class Found(NamedTuple):
+    """The checkpoint to resume from.
+
+    Attributes:
+        path: The newest intact one; None where there is no checkpoint at all.
+        skipped: For each newer checkpoint, in one line, why it cannot be resumed from.
+    """
+
+    path: Path | None
+    skipped: list[str]
+
+
+def find_intact(work_dir: str | Path) -> Found:
+    """Return the newest checkpoint of a training that is whole, undamaged and finite.
+
+    The newest is the one that was written last; of those of one second, that of the latest
+    iteration. All ``*.pth`` files in ``work_dir`` are looked at, and those beside the one that
+    ``last_checkpoint`` names, except files of weights alone, such as ``best_*.pth``.
+
+    Raises:
+        CheckpointError: if there are checkpoints of this training but none is intact.
+    """
+    skipped: list[str] = []
+    resumable: list[tuple[str, int, Path]] = []
+    for path in _checkpoint_files(Path(work_dir)):
+        try:
+            checkpoint = read_checkpoint(path)
+            if 'optimizer' in checkpoint:
+                check_resumable(checkpoint, str(path))
+                meta = checkpoint['meta']
+                resumable.append((str(meta.get('time', '')), meta['iter'], path))
+        except (CheckpointError, OSError) as error:
+            if not path.name.startswith('best_'):
+                skipped.append(str(error))
+    for _, _, path in sorted(resumable, reverse=True):
+        try:
+            check_undamaged(path)
+            check_finite(read_checkpoint(path), str(path))
+        except (CheckpointError, OSError) as error:
+            skipped.append(str(error))
+        else:
+            return Found(path, skipped)
+    if skipped:
+        raise CheckpointError(
+            f'no checkpoint in {work_dir} is intact ({"; ".join(skipped)}): move them away to '
+            'start anew'
+        )
+    return Found(None, [])
+
+
+def _checkpoint_files(work_dir: Path) -> list[Path]:
+    folders = [work_dir]
+    pointer = work_dir / LAST_CHECKPOINT
+    named = pointer.read_text(errors='replace').strip() if pointer.is_file() else ''
+    if named and '\0' not in named and Path(named).is_file():
+        folders.append(Path(named).parent)
+    files = {path.resolve(): path for folder in folders for path in sorted(folder.glob('*.pth'))}
+    return [path for path in files.values() if path.is_file()]
+
+
+def check_undamaged(path: str | Path) -> None:
+    """Compare all of a checkpoint with the checksums in it.
+
+    PyTorch writes zip files, which hold a CRC-32 of each tensor; PyTorch does not look at them
+    when it loads. Files of PyTorch < 1.6 have none and pass.
+
+    Raises:
+        CheckpointError: naming the part of the file that has changed since it was written.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
+        raise CheckpointError(f'checkpoint {path} is damaged: {error}') from error
+    if damaged is not None:
+        raise CheckpointError(
+            f'checkpoint {path} is damaged: {damaged} in it has another checksum than when it was '
+            'written'
+        )
+
+
+def check_resumable(checkpoint: Mapping[str, Any], source: str) -> None:
+    """Check that a checkpoint holds the state of a training, not its weights alone.
+
+    Raises:
+        CheckpointError: naming what is missing.
+    """
+    kinds = {'state_dict': Mapping, 'message_hub': Mapping, 'optimizer': Mapping, 'meta': Mapping}
+    missing = [key for key, kind in kinds.items() if not isinstance(checkpoint.get(key), kind)]
+    if 'meta' not in missing:
+        meta = checkpoint['meta']
+        missing += [f'meta.{key}' for key in ('epoch', 'iter') if not _is_count(meta.get(key))]
+    if missing:
+        raise CheckpointError(
+            f'checkpoint {source} cannot be resumed, it lacks {", ".join(missing)}: to start a '
+            'training from its weights, set load_from to it'
+        )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
+def check_finite(checkpoint: Mapping[str, Any], source: str) -> None:
+    """Check that no weight of a checkpoint is NaN or infinite.
+
+    Buffers of 0 and -inf, as attention masks are, pass.
+
+    Args:
+        checkpoint: A state dict, or a dict with ``state_dict`` and ``ema_state_dict``.
+        source: How messages call it.
+
+    Raises:
+        NonFiniteError: naming the first such weight.
+    """
+    name = first_nonfinite(checkpoint.get('state_dict', checkpoint))
+    if name is None and isinstance(checkpoint.get('ema_state_dict'), Mapping):
+        name = first_nonfinite(checkpoint['ema_state_dict'])
+    if name is not None:
+        raise NonFiniteError(f'{source} is not finite: {name} holds NaN or infinity')
+
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def first_nonfinite(weights: Mapping[str, Any]) -> str | None:
+    """Return the name of the first tensor that holds NaN or infinity, None if there is none.
+
+    All tensors are looked at in one call, and the answer waited for once.
+    """
+    tensors = {
+        name: value.detach()
+        for name, value in weights.items()
+        if isinstance(value, Tensor) and value.dtype in _DTYPES and value.numel()
+    }
+    if all_finite(list(tensors.values())):
+        return None
+    for name, value in tensors.items():
+        # The norm of finite values may overflow, so only the values themselves decide.
+        if not value.isfinite().all() and not _is_mask(value):
+            return name
+    return None
+
+
+def all_finite(tensors: list[Tensor]) -> bool:
+    """Whether the norms of all tensors are finite; one call for all, and one wait for the answer.
+
+    A norm may overflow where all values are finite, which is to be looked at again.
+    """
+    if not tensors:
+        return True
+    norms = torch._foreach_norm(tensors, float('inf'))
+    return bool(torch.stack([norm.float() for norm in norms]).isfinite().all())
+
+
+def _is_mask(value: Tensor) -> bool:
+    return bool(((value == 0) | (value == float('-inf'))).all())

@@ -1,0 +1,139 @@
+"""Whether the parts of a training's config have the kinds that MMEngine expects of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .tree import walk
+
+
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_switch(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_positive_count(value: Any) -> bool:
+    return _is_count(value) and value > 0
+
+
+def _is_rate(value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and 0 <= value < math.inf
+
+
+def _is_interval(value: Any) -> bool:
+    return value == -1 or _is_positive_count(value)
+
+
+def _is_component(value: Any) -> bool:
+    return isinstance(value, Mapping) and ('type' in value)
+
+
+def _is_component_or_list(value: Any) -> bool:
+    return _is_component(value) or (_is_list(value) and all(map(_is_component, value)))
+
+
+def _is_list_of_components(value: Any) -> bool:
+    return _is_list(value) and all(map(_is_component, value))
+
+
+_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+_KINDS: dict[Callable[[Any], bool], tuple[str, tuple[str, ...]]] = {
+    _is_dict: (
+        'a dict',
+        (
+            'model', *_LOADERS, 'train_cfg', 'val_cfg', 'test_cfg', 'optim_wrapper',
+            'default_hooks', 'auto_scale_lr', 'randomness', 'env_cfg', 'env_cfg.dist_cfg',
+            'log_processor', 'custom_imports', 'optim_wrapper.clip_grad',
+            'optim_wrapper.paramwise_cfg',
+        ),
+    ),
+    _is_component: (
+        'a dict with a type',
+        (
+            'visualizer', 'optim_wrapper.optimizer',
+            *(f'{loader}.{key}' for loader in _LOADERS for key in ('dataset', 'sampler')),
+        ),
+    ),
+    _is_component_or_list: (
+        'a dict with a type, or a list of these',
+        ('val_evaluator', 'test_evaluator', 'param_scheduler'),
+    ),
+    _is_list_of_components: ('a list of dicts with a type', ('custom_hooks',)),
+    _is_text: ('a text', ('work_dir', 'load_from', 'default_scope', 'experiment_name')),
+    _is_switch: ('True or False', ('resume', 'auto_scale_lr.enable', 'randomness.deterministic')),
+    _is_count: (
+        'a whole number',
+        (
+            'randomness.seed', *(f'{loader}.num_workers' for loader in _LOADERS),
+            'train_cfg.val_begin',
+        ),
+    ),
+    _is_positive_count: (
+        'a whole number of at least 1',
+        (
+            *(f'{loader}.batch_size' for loader in _LOADERS), 'optim_wrapper.accumulative_counts',
+            'auto_scale_lr.base_batch_size', 'train_cfg.max_iters', 'train_cfg.max_epochs',
+            'train_cfg.val_interval',
+        ),
+    ),
+    _is_rate: (
+        'a finite number of at least 0',
+        ('optim_wrapper.optimizer.lr', 'optim_wrapper.optimizer.weight_decay'),
+    ),
+    _is_interval: (
+        'a whole number of at least 1, or -1',
+        ('default_hooks.checkpoint.interval', 'default_hooks.checkpoint.max_keep_ckpts'),
+    ),
+}  # fmt: skip
+_KIND_OF = {path: (test, name) for test, (name, paths) in _KINDS.items() for path in paths}
+_MOST = 2**63  # what fits into an integer of PyTorch
+_MOST_SHOWN = 60  # characters of a value in a message
+
+
+def check_structure(cfg: Mapping[str, Any]) -> None:
+    """Check the kinds of the parts of a config that every training and test has.
+
+    A part that is missing or None passes. MMEngine would fail somewhere in its own code, on the
+    wrong value's attributes, and not say which setting is at fault.
+
+    Args:
+        cfg: The config of a run, with command line options merged in.
+
+    Raises:
+        ValueError: naming the first part that is of another kind.
+    """
+    root = dict(cfg)  # `Config` of MMEngine is no Mapping
+    for path, (test, name) in _KIND_OF.items():
+        value: Any = root
+        for key in path.split('.'):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value is not None and not test(value):
+            raise ValueError(f'{path} in the config must be {name}, got {_shown(value)}')
+    for keys, value in walk(root):
+        if isinstance(value, int) and abs(value) >= _MOST:
+            raise ValueError(f'{".".join(map(str, keys))} in the config is too large a number')
+
+
+def _shown(value: Any) -> str:
+    text = f'{type(value).__name__} {value!r}' if not isinstance(value, int) else 'a number'
+    if isinstance(value, int) and abs(value) < _MOST:
+        text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f'{text[:_MOST_SHOWN]}...'

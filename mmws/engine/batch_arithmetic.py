@@ -1,0 +1,76 @@
+"""How many images an update of the weights sees, and what follows for the learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.runner import Runner
+from mmengine.utils.dl_utils import has_batch_norm
+
+from mmws.hooks.exact_resume import images_per_update, run_facts
+
+
+def count_accumulation(runner: Runner) -> None:
+    """Have ``auto_scale_lr`` count the images of all accumulated steps, and log the arithmetic.
+
+    MMEngine scales by images per process × processes. With gradients accumulated over N steps, an
+    update sees N times as many images, and the linear rule (Goyal et al., 2017,
+    https://arxiv.org/abs/1706.02677) asks for N times the rate.
+    """
+    scale_lr = runner.scale_lr
+
+    def scale_and_log(optim_wrapper: Any, auto_scale_lr: Mapping[str, Any] | None = None) -> None:
+        steps = getattr(optim_wrapper, '_accumulative_counts', 1)
+        scaled = dict(auto_scale_lr or {})
+        base = scaled.get('base_batch_size')
+        if base and scaled.get('enable'):
+            scale_lr(optim_wrapper, {**scaled, 'base_batch_size': base / steps})
+        runner.logger.info(describe(runner, optim_wrapper, base if scaled.get('enable') else None))
+        if steps > 1 and has_batch_norm(runner.model):
+            runner.logger.warning(
+                'the model has Batch Normalization, whose statistics are those of the images of '
+                'one step: accumulated steps are not one step with more images'
+            )
+
+    runner.scale_lr = scale_and_log
+
+
+def describe(runner: Runner, optim_wrapper: Any, base: int | None) -> str:
+    """Return the images of an update, the learning rate and the lengths of schedules in updates.
+
+    Args:
+        runner: With its training loop built.
+        optim_wrapper: With the learning rate already scaled.
+        base: Images that the learning rate of the config is meant for; None if it is not scaled.
+    """
+    facts = run_facts(runner, optim_wrapper)
+    steps, update = facts['accumulated steps'], images_per_update(facts)
+    rate = optim_wrapper.param_groups[0]['lr'] if hasattr(optim_wrapper, 'param_groups') else None
+    text = (
+        f'{facts["images per process"]} image(s) x {facts["processes"]} process(es) x {steps} '
+        f'accumulated step(s) = {update} image(s) per update'
+    )
+    if isinstance(rate, float):
+        text += f'; learning rate {rate:g}'
+        text += f', that of the config for {base} images x {update / base:g}' if base else ''
+    iterations = runner.train_loop.max_iters
+    text += (
+        f'; {iterations} iterations = {iterations // steps} updates = '
+        f'{iterations * update / steps / max(facts["images in the data set"], 1):.3g} epochs'
+    )
+    warmup = _warmup(runner.cfg.get('param_scheduler'))
+    if warmup:
+        text += f'; warm-up {warmup} iterations = {warmup / steps:.3g} updates'
+    return text
+
+
+def _warmup(schedulers: Any) -> int | None:
+    """Return the iterations of a linear or constant rise at the start, None if there is none."""
+    for scheduler in schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]:
+        if isinstance(scheduler, Mapping) and not scheduler.get('by_epoch', True):
+            kind, end = str(scheduler.get('type')), scheduler.get('end')
+            starts = scheduler.get('begin', 0) == 0 and scheduler.get('start_factor', 1) != 1
+            if kind.rpartition('.')[2] in ('LinearLR', 'ConstantLR') and starts:
+                return end if isinstance(end, int) else None
+    return None

@@ -1,0 +1,181 @@
+"""A training that is told to stop saves what it has done."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from mmengine.dist import get_world_size
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.runner import Runner
+
+from mmws.registry import HOOKS
+
+from .data_workers import end_workers
+from .durable_checkpoint import DurableCheckpointHook
+
+RESUMABLE = 75
+"""Exit status of a training that was stopped and can be resumed: EX_TEMPFAIL of sysexits.h."""
+
+STATUS_FILE = 'MMWS_STATUS_FILE'
+"""Environment variable: where a rank tells the launcher of mmws that the training was stopped."""
+
+_SIGNALS = ('SIGTERM', 'SIGINT', 'SIGUSR1', 'SIGHUP')
+# torchrun passes on a Ctrl-C that the terminal has sent to the ranks as well.
+_SECONDS_OF_ONE_SIGNAL = 0.5
+
+
+def parse_duration(text: str | float) -> float:
+    """Return the seconds of ``HOURS:MINUTES:SECONDS``, ``MINUTES:SECONDS`` or seconds.
+
+    Raises:
+        ValueError: if it is none of these.
+    """
+    if isinstance(text, (int, float)) and not isinstance(text, bool):
+        text = str(text)
+    if not isinstance(text, str) or not re.fullmatch(r'(\d{1,6}:){0,2}\d{1,9}(\.\d+)?', text):
+        raise ValueError(f'{text!r} is no duration: write HOURS:MINUTES:SECONDS, or seconds')
+    seconds = 0.0
+    for part in text.split(':'):
+        seconds = 60 * seconds + float(part)
+    return seconds
+
+
+@HOOKS.register_module()
+class StopHook(Hook):
+    """Save and exit, with a status that says 'resume me', on a signal or at the end of a time.
+
+    ``custom_hooks = [dict(type='mmws.StopHook')]`` in a config; the training of mmws adds it by
+    itself. SIGTERM, SIGINT (Ctrl-C), SIGHUP and SIGUSR1 (Slurm's ``--signal=USR1@60``) are waited
+    for; all ranks stop after the same iteration, the one after that in which the first rank was
+    told. A second signal ends the process at once.
+
+    Args:
+        stop_after: Seconds, or ``'H:MM:SS'``, after the start of this process.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self, stop_after: str | float | None = None) -> None:
+        self._deadline = None if stop_after is None else _started() + parse_duration(stop_after)
+        self._signal: int | None = None
+        self._signalled_at = 0.0
+        self._group: Any = None
+        self._vote: tuple[dist.Work, torch.Tensor] | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for name in _SIGNALS:
+                number = getattr(signal, name, None)
+                # What is ignored, as SIGHUP is under nohup, stays ignored.
+                if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+                    signal.signal(number, self._on_signal)
+        if get_world_size() > 1:
+            # Votes are counted on the CPU, where nobody waits for a GPU.
+            self._group = dist.new_group(backend='gloo')
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        if self._all_agree():
+            self._save(runner)
+            self._exit(runner, runner.iter + 1)
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        loader = runner.val_dataloader
+        images = get_world_size() * (loader.batch_size or 1)
+        # The last rank may have one batch less.
+        if batch_idx < len(loader.dataset) // images and self._all_agree():
+            # Other hooks put back what they have changed for the validation, such as the weights.
+            runner.call_hook('after_val_epoch', metrics={})
+            runner.call_hook('after_val')
+            self._save(runner, after_validation=True)
+            self._exit(runner, runner.iter)
+
+    def after_train(self, runner: Runner) -> None:
+        if self._vote is not None:
+            self._vote[0].wait()
+            self._vote = None
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._signal is None:
+            self._signal, self._signalled_at = number, now
+        elif now - self._signalled_at > _SECONDS_OF_ONE_SIGNAL:
+            os._exit(128 + number)
+
+    def _told(self) -> bool:
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            return True
+        return self._signal is not None
+
+    def _all_agree(self) -> bool:
+        """Whether any rank had been told to stop by the end of the iteration before this one."""
+        if self._group is None:
+            return self._told()
+        stop = False
+        if self._vote is not None:
+            work, votes = self._vote
+            work.wait()
+            stop = bool(votes.item())
+        if stop:
+            self._vote = None
+            return True
+        votes = torch.tensor([int(self._told())])
+        work = dist.all_reduce(votes, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        self._vote = (work, votes)
+        return False
+
+    def _save(self, runner: Runner, after_validation: bool = False) -> None:
+        for hook in runner.hooks:
+            if isinstance(hook, DurableCheckpointHook):
+                hook.save_now(runner, runner.iter + (not after_validation))
+                return
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook) and not after_validation:
+                hook._save_checkpoint(runner)
+                return
+
+    def _exit(self, runner: Runner, iteration: int) -> None:
+        told = 'another rank was told to'
+        if self._signal is not None:
+            told = signal.Signals(self._signal).name
+        elif self._told():
+            told = 'the time is over'
+        runner.logger.warning(
+            f'stopped after iteration {iteration} ({told}); what was done is saved: resume it'
+        )
+        end_workers()
+        status_file = os.environ.get(STATUS_FILE)
+        if status_file is None:
+            raise SystemExit(RESUMABLE)
+        # The launcher would take any other status for a failure, and restart the ranks.
+        Path(status_file).write_text(str(RESUMABLE))
+        raise SystemExit(0)
+
+
+def _started() -> float:
+    """Return when this process started, in the time of :func:`time.monotonic`."""
+    try:
+        ticks = int(Path('/proc/self/stat').read_text().rpartition(')')[2].split()[19])
+        return ticks / os.sysconf('SC_CLK_TCK')
+    except (OSError, ValueError, IndexError):
+        return time.monotonic()

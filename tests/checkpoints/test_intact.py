@@ -1,0 +1,98 @@
+import os
+
+import pytest
+import torch
+
+from mmws.checkpoints import find_intact
+from mmws.compat import CheckpointError
+
+
+def save(folder, iteration, time='20260101_000000', **changes):
+    checkpoint = dict(
+        meta=dict(epoch=0, iter=iteration, time=time),
+        state_dict={'weight': torch.full((1000,), float(iteration))},
+        optimizer={'state': {}, 'param_groups': []},
+        message_hub={},
+    )
+    checkpoint.update(changes)
+    torch.save(checkpoint, folder / f'iter_{iteration}.pth')
+    return folder / f'iter_{iteration}.pth'
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path):
+    path.write_bytes(b'')
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def fill_with_nan(path):
+    checkpoint = torch.load(path)
+    checkpoint['state_dict']['weight'][7] = torch.nan
+    torch.save(checkpoint, path)
+
+
+def other_structure(path):
+    torch.save([1, 2], path)
+
+
+def without_meta(path):
+    checkpoint = torch.load(path)
+    checkpoint['meta'] = {'iter': 'four', 'epoch': 10**400}
+    torch.save(checkpoint, path)
+
+
+@pytest.mark.parametrize(
+    'damage', [truncate, empty, flip, fill_with_nan, other_structure, without_meta]
+)
+def test_the_newest_intact_checkpoint_is_found(tmp_path, damage):
+    # Bug: the last one is taken, damaged or not, and the intact one before it is of no use.
+    save(tmp_path, 2)
+    damage(save(tmp_path, 4))
+    found = find_intact(tmp_path)
+    assert found.path == tmp_path / 'iter_2.pth'
+    (reason,) = found.skipped
+    assert 'iter_4.pth' in reason
+
+
+def test_damaged_checkpoints_alone_do_not_start_the_training_anew(tmp_path):
+    truncate(save(tmp_path, 2))
+    with pytest.raises(CheckpointError, match=r'no checkpoint in .* is intact \(.*iter_2\.pth'):
+        find_intact(tmp_path)
+
+
+def test_without_checkpoints_there_is_nothing_to_resume(tmp_path):
+    assert find_intact(tmp_path).path is None
+    torch.save({'state_dict': {}}, tmp_path / 'best_score_iter_3.pth')
+    torch.save({'weight': torch.ones(2)}, tmp_path / 'pretrained.pth')
+    assert find_intact(tmp_path).path is None
+    assert find_intact(tmp_path / 'missing').path is None
+
+
+@pytest.mark.parametrize('content', ['', '/somewhere/else/iter_9.pth', 'a\0b', '\n'])
+def test_what_last_checkpoint_holds_does_not_lose_the_work(tmp_path, content):
+    # Bug: an empty file, left by a crash, is a traceback beside two intact checkpoints.
+    save(tmp_path, 2)
+    (tmp_path / 'last_checkpoint').write_text(content)
+    assert find_intact(tmp_path).path.name == 'iter_2.pth'
+
+
+def test_the_newest_is_the_one_written_last(tmp_path):
+    # Bug: a training was started anew in the work dir of a longer one, whose last one is taken.
+    save(tmp_path, 90, time='20260101_000000')
+    save(tmp_path, 10, time='20260102_000000')
+    assert find_intact(tmp_path).path.name == 'iter_10.pth'
+
+
+def test_checkpoints_in_another_folder_are_found_by_the_pointer(tmp_path):
+    (tmp_path / 'out').mkdir()
+    path = save(tmp_path / 'out', 3)
+    (tmp_path / 'last_checkpoint').write_text(str(path))
+    assert find_intact(tmp_path).path == path

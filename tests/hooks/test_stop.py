@@ -1,0 +1,139 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mmws.checkpoints import find_intact
+from mmws.hooks.stop import parse_duration
+from tests.helpers.paths import ROOT
+from tests.helpers.toy_training import run, toy_config
+
+
+@pytest.mark.parametrize(
+    ('text', 'seconds'),
+    [('3:55:00', 14100), ('10:30', 630), ('45', 45), (45, 45), ('0.5', 0.5), ('100:00:00', 360000)],
+)
+def test_durations(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize('text', ['', '1h', '-5', '1:2:3:4', 'nan', True, None, '1' * 400, '1:-2'])
+def test_what_is_no_duration_is_told(text):
+    with pytest.raises(ValueError, match='is no duration: write HOURS:MINUTES:SECONDS'):
+        parse_duration(text)
+
+
+def test_the_end_of_the_time_saves_and_exits_with_a_status_of_its_own(tmp_path):
+    cfg = toy_config(tmp_path, length=10_000, interval=10_000, val=False)
+    for hook in cfg.custom_hooks:
+        if hook.type == 'mmws.StopHook':
+            hook.stop_after = 0  # this process has run for longer
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            run(cfg)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert stopped.value.code == 75
+    assert find_intact(tmp_path).path.name == 'iter_1.pth'
+
+
+PROGRAM = """
+import os, sys, time
+from pathlib import Path
+from tests.helpers.toy_training import *
+
+work_dir, how = Path(sys.argv[1]), sys.argv[2]
+how_long = 0.05 if how == 'training' else 0
+
+
+def step(runner, data_batch):
+    time.sleep(how_long)
+    (work_dir / 'step').write_text(str(runner.iter))
+
+
+class Slow(Hook):
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        (work_dir / 'validates').touch()
+        time.sleep(0.5)
+
+
+cfg = toy_config(work_dir, length=100_000, interval=5 if how == 'validation' else 100_000,
+                 workers=2, ema=True, val=how == 'validation')
+cfg.default_hooks.checkpoint.interval = 100_000
+cfg.train_dataloader.dataset.images = 50
+if how == 'validation':
+    HOOKS.register_module(name='Slow', module=Slow)
+    cfg.custom_hooks.append(dict(type='Slow'))
+run(cfg, step)
+"""
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def children(pid):
+    """Return the ids of all processes below one."""
+    found = []
+    for entry in os.listdir('/proc'):
+        try:
+            with open(f'/proc/{entry}/stat') as file:
+                parent = int(file.read().rpartition(')')[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            continue
+        if parent == pid:
+            found += [int(entry), *children(int(entry))]
+    return found
+
+
+def alive(pids):
+    return [pid for pid in pids if os.path.exists(f'/proc/{pid}') and not is_zombie(pid)]
+
+
+def is_zombie(pid):
+    try:
+        with open(f'/proc/{pid}/stat') as file:
+            return file.read().rpartition(')')[2].split()[0] == 'Z'
+    except OSError:
+        return True
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists('/proc/self/stat'), reason='processes are listed by /proc')
+@pytest.mark.parametrize('group', [False, True])
+@pytest.mark.parametrize(
+    ('number', 'how', 'status'),
+    [
+        (signal.SIGTERM, 'training', 75),
+        (signal.SIGINT, 'training', 75),
+        (signal.SIGUSR1, 'validation', 75),
+        (signal.SIGKILL, 'training', -9),
+    ],
+)
+def test_a_signal_saves_and_leaves_no_process(tmp_path, number, how, status, group):
+    # Bugs: nothing is saved; data workers stay for ever, blocked in writing to their pipe, or end
+    # before the training does, because a batch system sends its signal to them as well.
+    training = subprocess.Popen(
+        [sys.executable, '-W', 'ignore', '-c', PROGRAM, str(tmp_path), how],
+        cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    marker = tmp_path / ('validates' if how == 'validation' else 'step')
+    wait_for(lambda: marker.exists() or training.poll() is not None)
+    time.sleep(0.2)
+    workers = children(training.pid)
+    assert len(workers) >= 2
+    (os.killpg if group and status > 0 else os.kill)(training.pid, number)
+    _, errors = training.communicate(timeout=60)
+    assert training.returncode == status, errors
+    assert 'Traceback' not in errors
+    wait_for(lambda: not alive(workers), 10)
+    if status > 0:
+        assert find_intact(tmp_path).path is not None

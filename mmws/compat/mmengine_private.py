@@ -1,10 +1,11 @@
-"""What mmws needs of MMEngine that has no public name there, each with a fallback."""
+"""What mmws needs of MMEngine and of PyTorch's loader that has no public name there."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torch.utils.data import DataLoader
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -22,6 +23,25 @@ def loads_from(runner: Runner) -> str | None:
     the config, names only a checkpoint that the user gave.
     """
     return getattr(runner, '_load_from', runner.cfg.get('load_from')) or None
+
+
+def resume_from(runner: Runner, path: str) -> None:
+    """Have a runner, which is about to resume, go on from this checkpoint.
+
+    Without the attribute MMEngine would resume from the file that ``last_checkpoint`` names.
+    """
+    runner._load_from = path
+
+
+def restart_workers(loader: DataLoader) -> None:
+    """Have a loader forget its persistent workers, which end, and start others when iterated."""
+    if getattr(loader, '_iterator', None) is not None:
+        loader._iterator = None
+
+
+def accumulated_steps(optim_wrapper: Any) -> int:
+    """Return over how many steps gradients are accumulated; 1 if the wrapper does not say."""
+    return int(getattr(optim_wrapper, '_accumulative_counts', 1))
 
 
 def swaps_channels(preprocessor: nn.Module | None) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import has_batch_norm
 
+from mmws.compat.mmengine_private import accumulated_steps
 from mmws.hooks.exact_resume import images_per_update, run_facts
 
 
@@ -21,7 +22,7 @@ def count_accumulation(runner: Runner) -> None:
     scale_lr = runner.scale_lr
 
     def scale_and_log(optim_wrapper: Any, auto_scale_lr: Mapping[str, Any] | None = None) -> None:
-        steps = getattr(optim_wrapper, '_accumulative_counts', 1)
+        steps = accumulated_steps(optim_wrapper)
         scaled = dict(auto_scale_lr or {})
         base = scaled.get('base_batch_size')
         if base and scaled.get('enable'):

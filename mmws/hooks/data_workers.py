@@ -15,6 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from mmws.compat.mmengine_private import restart_workers
 from mmws.compat.processes import end_with_parent
 from mmws.registry import HOOKS
 
@@ -90,8 +91,7 @@ class DataWorkersHook(Hook):
     def after_train(self, runner: Runner) -> None:
         # Persistent workers are told to end here. If the garbage collector came to them, they
         # could not be told any more, and PyTorch would wait 5 s for each.
-        if getattr(runner.train_dataloader, '_iterator', None) is not None:
-            runner.train_dataloader._iterator = None
+        restart_workers(runner.train_dataloader)
 
     def before_val(self, runner: Runner) -> None:
         tie_workers(runner.val_dataloader)

@@ -15,6 +15,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from mmws.checkpoints.intact import all_finite, check_finite, first_nonfinite
+from mmws.compat.mmengine_private import loads_from
 from mmws.data.positions import random_state_kept
 from mmws.registry import HOOKS
 
@@ -60,7 +61,7 @@ class DivergenceHook(Hook):
         self._losses: Mapping[str, Any] = {}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        check_finite(checkpoint, f'checkpoint {runner._load_from}')
+        check_finite(checkpoint, f'checkpoint {loads_from(runner)}')
 
     def before_train(self, runner: Runner) -> None:
         _watch_losses(_model(runner), self._keep_losses)

@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 
 from mmws.checkpoints import check_finite, find_intact
 from mmws.checkpoints.intact import LAST_CHECKPOINT
+from mmws.compat.mmengine_private import is_resuming, loads_from, resume_from
 from mmws.files import remove_drafts, sync_folder, write_durably
 from mmws.registry import HOOKS
 
@@ -132,12 +133,13 @@ class DurableCheckpointHook(CheckpointHook):
     _saved_at: int | None = None  # iterations done at the last save
 
     def before_run(self, runner: Runner) -> None:
-        if runner._resume and runner._load_from is None:
+        if is_resuming(runner) and loads_from(runner) is None:
             # MMEngine would take the file that `last_checkpoint` names, whole or not.
             found = find_intact(runner.work_dir)
             for reason in found.skipped:
                 runner.logger.warning(f'not resumed from: {reason}')
-            runner._load_from = str(found.path) if found.path else None
+            if found.path:
+                resume_from(runner, str(found.path))
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)

@@ -19,6 +19,12 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from mmws.checkpoints import check_resumable
 from mmws.compat import CheckpointError
+from mmws.compat.mmengine_private import (
+    accumulated_steps,
+    is_resuming,
+    loads_from,
+    restart_workers,
+)
 from mmws.data.positions import RandomState, give_positions, set_epoch
 from mmws.registry import HOOKS
 
@@ -48,9 +54,9 @@ class ExactResumeHook(Hook):
         self._restore: dict[str, Any] | None = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if not runner._resume:
+        if not is_resuming(runner):
             return
-        check_resumable(checkpoint, str(runner._load_from))
+        check_resumable(checkpoint, str(loads_from(runner)))
         _check_optimizer(runner, checkpoint)
         state = checkpoint.get(KEY)
         self._state = state if isinstance(state, dict) else None
@@ -123,7 +129,7 @@ def run_facts(runner: Runner, optim_wrapper: Any = None) -> dict[str, Any]:
         'seed': getattr(_sampler(loader), 'seed', None),
         'processes': get_world_size(),
         'images per process': loader.batch_size or getattr(loader.batch_sampler, 'batch_size', 1),
-        'accumulated steps': getattr(optim_wrapper, '_accumulative_counts', 1),
+        'accumulated steps': accumulated_steps(optim_wrapper),
         'images in the data set': len(loader.dataset),
     }
 
@@ -163,8 +169,7 @@ def _rank_state(runner: Runner) -> dict[str, Any]:
 
 def _updated(runner: Runner) -> bool:
     """Whether the last iteration ended in an update of the weights."""
-    count = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
-    return count == 1 or runner.optim_wrapper.should_update()
+    return accumulated_steps(runner.optim_wrapper) == 1 or runner.optim_wrapper.should_update()
 
 
 def _restore_state(saved: Mapping[str, Any], runner: Runner) -> None:
@@ -266,9 +271,7 @@ def _rebuild_sampler(runner: Runner, seed: int | None) -> None:
             dict(batch_cfg), default_args=dict(sampler=sampler, batch_size=cfg['batch_size'])
         )
     vars(loader)['batch_sampler'] = batches
-    # MMEngine may have started workers that read ahead from the old sampler.
-    if getattr(loader, '_iterator', None) is not None:
-        loader._iterator = None
+    restart_workers(loader)  # MMEngine may have started some, which read ahead in the old order
 
 
 def _count_batches_from(loop: EpochBasedTrainLoop, skip: int) -> None:
@@ -294,7 +297,7 @@ def _check_optimizer(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     state = checkpoint['optimizer']
     if optimizer is None or not isinstance(state, Mapping) or 'param_groups' not in state:
         return
-    source = runner._load_from
+    source = loads_from(runner)
     saved = [len(group['params']) for group in state['param_groups']]
     wanted = [len(group['params']) for group in optimizer.param_groups]
     if saved != wanted:

@@ -193,7 +193,7 @@ EVALUATION_HOOKS = ('mmws.TrainingStepHook', 'mmws.DataWorkersHook')
 
 
 def _with_hooks(cfg: Config, names: Iterable[str]) -> list[dict[str, Any]]:
-    """Return copies of the config's custom hooks, and those of ``names`` that are not among them."""
+    """Return copies of the custom hooks, and hooks of ``names`` that are not among them."""
     hooks = [dict(hook) for hook in cfg.get('custom_hooks') or []]
     present = {kind(hook) for hook in hooks}
     return hooks + [dict(type=name) for name in names if name.split('.')[1] not in present]

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from mmws.compat.torch_private import is_tracing
 from mmws.functional import Transposed, WeightFunction, apply
 
+from .fusing import refuse_fused_weight
 from .source import active
 
 # torch.fx records a call of this function instead of looking into it. fx replaces the name in the
 # globals of this module alone, so that layers must call it from here.
 torch.fx.wrap('apply')
-
-from .fusing import refuse_fused_weight
 
 
 class WeightFunctionMixin:

@@ -1,23 +1,25 @@
-"""Time and memory of layers with Weight Standardization of mmws, MMCV and timm.
+"""What Weight Standardization costs: mmws, MMCV and timm against plain convolutions.
 
     python tools/dev/benchmarks/layers.py --json layers.json
+    python tools/dev/benchmarks/layers.py --device cuda --json layers.json
 
-prints a table for ResNet-50 with Group Normalization and one for Mask R-CNN with this backbone.
-Each compares the layers (contestants) with the plain convolution:
+prints a table for ResNet-50 with Group Normalization, forward and backward at one image:
 
-- ``filters``: the weight functions of all 53 filters, forward and backward. ``floor`` is the time
-  for copying the same bytes.
-- ``train``: one step, forward and backward. ``eval``: one forward pass without gradients.
-- ``saved``: memory that autograd keeps for the backward pass, each storage counted once.
-- ``calls``: calls of a training step through PyTorch's dispatcher without views, which is about
-  the number of kernels that a GPU would launch. An operator of mmws counts as one call, as it is
-  one kernel on a GPU; on the CPU it consists of two to ten operators of PyTorch.
+- ``host``: 8 base channels at 1×3×32×32 on one thread, so that nearly all time goes to the host;
+  ``host-bf16`` the same under autocast; ``host-eval`` without gradients;
+- ``train``, ``eval``: 64 base channels at 1×3×512×512;
+- ``retina``: a head whose convolutions run on five levels of a pyramid;
+- ``saved``: what is alive between forward and backward pass, and at the peak of a step;
+- ``calls``: calls of PyTorch's dispatcher in a step, views aside. An operator of mmws is one call;
+  a CPU makes it of several of PyTorch's own;
+- ``mask-rcnn``: MMDetection's Mask R-CNN, plain, with ``with_cp``, and remaking (needs MMDetection);
+- on a GPU also ``cuda``: step time, launches, allocated bytes and CUDA graphs.
 
-Freed memory stays with the process, as with PyTorch's allocator on a GPU. Without that, page faults
-would decide between contestants, and they depend on what was freed before.
-
-Contestants take turns, so that a drift of the machine affects all equally. Times are medians with
-quartiles. Ratios to the plain layer are medians of the ratios within a turn.
+Contestants are ``plain``, ``mmws alone`` (each layer makes its weight), ``mmws together``
+(:class:`mmws.TrainingStep`; in evaluation :func:`mmws.hold_weights`), ``mmws remade`` (the same
+with ``remake=True``), and timm's and MMCV's layers where installed. They take turns, so that drift
+of the machine hits all alike; times are medians with quartiles, ratios those within a turn. Freed
+memory stays with the process: otherwise page faults would decide between contestants.
 """
 
 from __future__ import annotations
@@ -29,43 +31,26 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
-import mmdet
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import build_conv_layer
-from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchvision.models import resnet50
+from torchvision.models.resnet import Bottleneck, ResNet
 
-import mmws.layers
+import mmws
+from mmws.layers import ConvWN2d, ConvWS2d
 
-CONTESTANTS: dict[str, dict[str, Any]] = {
-    'plain': {'type': 'Conv2d'},
-    'mmws ConvWS': {'type': 'mmws.ConvWS'},
-    'mmws ConvWS, BiT form': {
-        'type': 'mmws.ConvWS',
-        'eps': 1e-6,
-        'variance': 'biased',
-        'eps_inside': True,
-    },
-    'mmws ScaledWS': {'type': 'mmws.ScaledWS'},
-    'mmws ConvWN': {'type': 'mmws.ConvWN'},
-    'mmcv ConvWS': {'type': 'ConvWS'},
-    'timm StdConv2d': {'type': 'TimmStdConv2d'},
-    'timm ScaledStdConv2d': {'type': 'TimmScaledStdConv2d'},
-}
+Loss = Callable[[], Tensor]
+Figures = dict[str, dict[str, float]]
 MASK_RCNN = '.mim/configs/gn+ws/mask-rcnn_r50_fpn_gn-ws-all_2x_coco.py'
 
 
 def keep_freed_memory() -> None:
-    """Make glibc keep freed memory for the process; other C libraries are left as they are."""
+    """Have glibc keep what is freed, where the C library is glibc."""
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
     if mallopt is not None:
         m_trim_threshold, m_mmap_max = -1, -4
@@ -73,238 +58,350 @@ def keep_freed_memory() -> None:
         mallopt(m_mmap_max, 0)
 
 
-def register_timm() -> None:
-    """Register timm's layers for configs, if timm is installed; drop them otherwise."""
+def contestants() -> dict[str, type[nn.Module]]:
+    """Return the convolution of each contestant."""
+    found: dict[str, type[nn.Module]] = {
+        'plain': nn.Conv2d,
+        'mmws alone': ConvWS2d,
+        'mmws together': ConvWS2d,
+        'mmws remade': ConvWS2d,
+        'mmws WN together': ConvWN2d,
+    }
     try:
-        from timm.layers import ScaledStdConv2d, StdConv2d
+        from timm.layers import StdConv2d
+
+        found['timm'] = StdConv2d
     except ImportError:
-        for name in [name for name in CONTESTANTS if name.startswith('timm')]:
-            del CONTESTANTS[name]
-        return
-    MODELS.register_module('TimmStdConv2d', module=StdConv2d)
-    MODELS.register_module('TimmScaledStdConv2d', module=ScaledStdConv2d)
+        pass
+    try:
+        from mmcv.cnn.bricks.conv_ws import ConvWS2d as MMCVConvWS2d
+
+        found['mmcv'] = MMCVConvWS2d
+    except ImportError:
+        pass
+    return found
 
 
-def build_resnet(conv_cfg: dict) -> nn.Module:
-    """Build ResNet-50 with Group Normalization and the given convolutions."""
+def build_resnet(conv: type[nn.Module], base: int) -> nn.Module:
+    """Build ResNet-50 with Group Normalization, the given convolutions and base channels."""
     torch.manual_seed(0)
-    model = resnet50(norm_layer=functools.partial(nn.GroupNorm, 32))
+    shrink = 64 // base
+    norm = functools.partial(nn.GroupNorm, 32)
+    model = ResNet(Bottleneck, [3, 4, 6, 3], norm_layer=norm)
     for module in list(model.modules()):
-        for name, conv in list(module.named_children()):
-            if isinstance(conv, nn.Conv2d):
-                layer = build_conv_layer(
-                    conv_cfg, conv.in_channels, conv.out_channels, conv.kernel_size,
-                    stride=conv.stride, padding=conv.padding, bias=False,
+        for name, child in list(module.named_children()):
+            new = None
+            if isinstance(child, nn.Conv2d):
+                inputs = 3 if child.in_channels == 3 else child.in_channels // shrink
+                new = conv(
+                    inputs, child.out_channels // shrink, child.kernel_size,
+                    stride=child.stride, padding=child.padding, bias=False,
                 )  # fmt: skip
-                layer.load_state_dict(conv.state_dict(), strict=False)
-                setattr(module, name, layer)
+            elif isinstance(child, nn.GroupNorm):
+                new = nn.GroupNorm(32 if base == 64 else 4, child.num_channels // shrink)
+            elif isinstance(child, nn.Linear):
+                new = nn.Linear(child.in_features // shrink, child.out_features)
+            if new is not None:
+                setattr(module, name, new)
     return model
 
 
-def build_mask_rcnn(conv_cfg: dict) -> nn.Module:
-    """Build MMDetection's Mask R-CNN with GN in all parts and the given convolutions."""
-    torch.manual_seed(0)
-    cfg = Config.fromfile(Path(mmdet.__file__).parent / MASK_RCNN).model
-    cfg.backbone.init_cfg = None
-    heads = (cfg.roi_head.bbox_head, cfg.roi_head.mask_head)
-    for part in (cfg.backbone, cfg.neck, *heads):
-        part.conv_cfg = conv_cfg
-    # Sample as many RoIs as there are proposals, so that the heads of all contestants get the same
-    # number.
-    cfg.train_cfg.rcnn.sampler.num = 64
-    return MODELS.build(cfg)
+class RetinaHead(nn.Module):
+    """The convolutions of RetinaNet's head with GN, on five levels."""
+
+    def __init__(self, conv: type[nn.Module]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.towers = nn.ModuleList(
+            nn.Sequential(
+                *(
+                    layer
+                    for _ in range(4)
+                    for layer in (conv(256, 256, 3, padding=1), nn.GroupNorm(32, 256), nn.ReLU())
+                )
+            )
+            for _ in range(2)
+        )
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        return sum(tower(x).mean() for x in levels for tower in self.towers)
 
 
-def resnet_step(size: int) -> Callable[[nn.Module], Tensor]:
+def attach(name: str, model: nn.Module) -> nn.Module:
+    """Let the contestants of mmws do what their names say."""
+    if name.endswith('together') or name.endswith('remade'):
+        mmws.TrainingStep(model, remake=name.endswith('remade'))
+        mmws.hold_weights(model)
+    return model
+
+
+def resnets(base: int, device: str) -> dict[str, nn.Module]:
+    """Build the models of all contestants."""
+    return {n: attach(n, build_resnet(c, base)).to(device) for n, c in contestants().items()}
+
+
+def classification(model: nn.Module, size: int, device: str, amp: bool = False) -> Loss:
     """Return a function that computes the loss of a classification step."""
-    torch.manual_seed(1)
-    image, label = torch.randn(1, 3, size, size), torch.tensor([7])
-    return lambda model: F.cross_entropy(model(image), label)
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randn(1, 3, size, size, generator=generator).to(device)
+    label = torch.tensor([7], device=device)
 
-
-def mask_rcnn_step(size: int) -> Callable[[nn.Module], Tensor]:
-    """Return a function that computes the loss of an instance segmentation step."""
-    from mmdet.testing import demo_mm_inputs
-
-    inputs = demo_mm_inputs(1, [(3, size, size)], num_items=[4], num_classes=80, with_mask=True)
-
-    def loss(model: Any) -> Tensor:
-        torch.manual_seed(0)  # so that every turn samples the same proposals
-        data = model.data_preprocessor(inputs, training=True)
-        return model.parse_losses(model(**data, mode='loss'))[0]
+    def loss() -> Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=amp):
+            return F.cross_entropy(model(image), label)
 
     return loss
 
 
-def clear_gradients(model: nn.Module) -> None:
-    """Set all gradients to None, as ``zero_grad`` of an optimizer does."""
-    for parameter in model.parameters():
-        parameter.grad = None
-
-
-def convolutions(model: nn.Module) -> list[nn.Conv2d]:
-    """Return the convolutions of a model."""
-    return [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-
-
-def effective_weights(layers: list[Any]) -> list[Tensor]:
-    """Return the effective weights of layers, computed by the code of their library."""
-    if isinstance(layers[0], mmws.layers.WeightFunctionMixin):
-        return [layer.effective_weight() for layer in layers]
-    with mock.patch('torch.nn.functional.conv2d', lambda input, weight, *args: weight):
-        return [layer(layer.weight) for layer in layers]
-
-
 def turns(
-    contestants: Mapping[str, Callable[[], Any]], rounds: int, before: Callable[[str], None]
-) -> dict[str, dict[str, float]]:
+    losses: dict[str, Callable[[], object]], models: dict[str, nn.Module], rounds: int, device: str
+) -> Figures:
     """Time the contestants in turn: medians, quartiles and paired ratios to the first, in ms."""
-    names = list(contestants)
+    names = list(losses)
     times: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(-1, rounds):  # Turn -1 is a warm-up, whose times are dropped.
+    for turn in range(-2, rounds):  # the first pass of TrainingStep watches, the second warms up
         for i in range(len(names)):
             name = names[(i + turn) % len(names)]
-            before(name)
+            models[name].zero_grad(set_to_none=True)
+            synchronize(device)
             start = time.perf_counter()
-            contestants[name]()
+            result = losses[name]()
+            if isinstance(result, Tensor) and result.requires_grad:
+                result.backward()
+            del result
+            synchronize(device)
             if turn >= 0:
                 times[name].append((time.perf_counter() - start) * 1e3)
-    reference = times[names[0]]
-    result = {}
+            models[name].zero_grad(set_to_none=True)
+    figures = {}
     for name, values in times.items():
-        low, median, high = statistics.quantiles(values, n=4)
-        ratio = statistics.median(a / b for a, b in zip(values, reference))
-        result[name] = {'ms': median, 'low': low, 'high': high, 'ratio': ratio}
-    return result
+        ratios = [a / b for a, b in zip(values, times[names[0]])]
+        low, ratio, high = statistics.quantiles(ratios, n=4)
+        figures[name] = {
+            'ms': statistics.median(values), 'ratio': ratio, 'low': low, 'high': high,
+            'of minima': min(values) / min(times[names[0]]),
+        }  # fmt: skip
+    return figures
 
 
-def time_filters(models: dict[str, nn.Module], rounds: int) -> dict[str, dict[str, float]]:
-    """Time the weight functions alone, forward and backward, over all filters of the models."""
-    layers = {name: convolutions(model) for name, model in models.items() if name != 'plain'}
-    weights = [layer.weight.detach() for layer in convolutions(models['plain'])]
-    grads = [torch.randn_like(weight) for weight in weights]
-
-    def floor() -> None:
-        # Forward reads the stored weight and writes the effective one. Backward reads the gradient
-        # and the stored weight and writes a gradient.
-        effective = [weight.clone() for weight in weights]
-        gradients = [grad + weight for grad, weight in zip(grads, weights)]
-        del effective, gradients
-
-    def evaluate(name: str) -> None:
-        torch.autograd.backward(effective_weights(layers[name]), grads)
-
-    contestants: dict[str, Callable[[], None]] = {'floor': floor}
-    contestants.update({name: functools.partial(evaluate, name) for name in layers})
-    return turns(contestants, rounds, lambda name: clear_gradients(models.get(name, nn.Module())))
+def synchronize(device: str) -> None:
+    """Wait for a GPU."""
+    if device == 'cuda':
+        torch.cuda.synchronize()
 
 
-def time_training(
-    models: dict[str, nn.Module], loss: Callable[[nn.Module], Tensor], rounds: int
-) -> dict[str, dict[str, float]]:
-    """Time forward and backward of the models."""
-
-    def step(model: nn.Module) -> None:
-        loss(model.train()).backward()
-
-    contestants = {name: functools.partial(step, model) for name, model in models.items()}
-    return turns(contestants, rounds, lambda name: clear_gradients(models[name]))
-
-
-def time_inference(models: dict[str, nn.Module], size: int, rounds: int) -> dict:
-    """Time the forward pass of the models in evaluation."""
-    image = torch.randn(1, 3, size, size)
-
-    def infer(model: nn.Module) -> None:
-        with torch.no_grad():
-            model(image)
-
-    for model in models.values():
-        model.eval()
-    contestants = {name: functools.partial(infer, model) for name, model in models.items()}
-    return turns(contestants, rounds, lambda name: None)
-
-
-def saved_mib(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> float:
-    """Return the memory in MiB that the graph of one step keeps, each storage counted once."""
-    storages = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        # Hold the graph, so that no address is used twice.
-        graph = loss(model.train())
-    del graph
-    return sum(storages.values()) / 2**20
-
-
-class CallCounter(TorchDispatchMode):
-    """Counts calls of the dispatcher without those that return views."""
+class LiveMemory(TorchDispatchMode):
+    """Counts calls but for views, and the bytes of tensors made meanwhile that are still alive."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls = 0
+        self.peak = 0
+        self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
+        out = func(*args, **(kwargs or {}))
         returns = func._schema.returns
         self.calls += not any(r.alias_info and not r.alias_info.is_write for r in returns)
-        return func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                reference = StorageWeakRef(storage)
+                self._storages[reference.cdata] = reference, storage.nbytes()
+        self.peak = max(self.peak, self.live())
+        return out
+
+    def live(self) -> int:
+        """Return the bytes that are alive now."""
+        dead = [key for key, (reference, _) in self._storages.items() if reference.expired()]
+        for key in dead:
+            del self._storages[key]
+        return sum(size for _, size in self._storages.values())
 
 
-def count_calls(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> int:
+def memory(model: nn.Module, loss: Loss) -> dict[str, float]:
+    """Return MiB alive between forward and backward, and at the peak of a step without optimizer.
+
+    Gradients are part of the peak; weights are not counted.
+    """
+    loss().backward()  # the first pass of TrainingStep watches
+    model.zero_grad(set_to_none=True)
+    with LiveMemory() as meter:
+        value = loss()
+        kept = meter.live()
+        value.backward()
+    model.zero_grad(set_to_none=True)
+    return {'kept MiB': kept / 2**20, 'peak MiB': meter.peak / 2**20}
+
+
+def count_calls(model: nn.Module, loss: Loss) -> dict[str, float]:
     """Return the number of calls of one training step."""
-    clear_gradients(model)
-    with CallCounter() as counter:
-        loss(model.train()).backward()
-    return counter.calls
+    loss().backward()
+    model.zero_grad(set_to_none=True)
+    with LiveMemory() as meter:
+        loss().backward()
+    return {'calls': meter.calls}
 
 
-def run(args: argparse.Namespace) -> dict[str, dict]:
-    """Measure everything: ``{section: {contestant: figures}}``."""
-    register_timm()
-    chosen = {n: c for n, c in CONTESTANTS.items() if n == 'plain' or args.only in n}
-    results: dict[str, dict] = {}
-    models = {name: build_resnet(cfg) for name, cfg in chosen.items()}
-    step = resnet_step(args.size)
-    if 'filters' in args.sections:
-        results['R50 filters fwd+bwd'] = time_filters(models, args.rounds)
-    if 'saved' in args.sections:
-        results['R50 saved'] = {n: {'mib': saved_mib(m, step)} for n, m in models.items()}
-    if 'calls' in args.sections:
-        small = resnet_step(64)  # The number of calls does not depend on the size.
-        results['R50 calls'] = {n: {'calls': count_calls(m, small)} for n, m in models.items()}
-    if 'train' in args.sections:
-        results['R50 train step'] = time_training(models, step, args.rounds)
-    if 'eval' in args.sections:
-        results['R50 eval'] = time_inference(models, args.size, args.rounds)
-    del models
-    if 'mask-rcnn' in args.sections:
-        init_default_scope('mmdet')
-        models = {name: build_mask_rcnn(cfg) for name, cfg in chosen.items()}
-        step = mask_rcnn_step(args.mask_rcnn_size)
-        results['Mask R-CNN saved'] = {n: {'mib': saved_mib(m, step)} for n, m in models.items()}
-        results['Mask R-CNN train step'] = time_training(models, step, args.mask_rcnn_rounds)
+def evaluation(model: nn.Module, size: int, device: str) -> Callable[[], object]:
+    """Return a function that runs a model without gradients."""
+    image = torch.randn(1, 3, size, size, device=device)
+
+    def run() -> None:
+        with torch.no_grad():
+            model(image)
+
+    return run
+
+
+def measure_mask_rcnn(args: argparse.Namespace) -> dict[str, Figures]:
+    """Measure MMDetection's Mask R-CNN with GN and WS in all parts."""
+    from pathlib import Path
+
+    import mmdet
+    from mmdet.testing import demo_mm_inputs
+    from mmengine.config import Config
+    from mmengine.registry import MODELS, init_default_scope
+
+    init_default_scope('mmdet')
+    height, width = args.mask_rcnn_size
+
+    def build(conv: str, with_cp: bool) -> nn.Module:
+        torch.manual_seed(0)
+        cfg = Config.fromfile(Path(mmdet.__file__).parent / MASK_RCNN).model
+        cfg.backbone.init_cfg = None
+        cfg.backbone.with_cp = with_cp
+        for part in (cfg.backbone, cfg.neck, cfg.roi_head.bbox_head, cfg.roi_head.mask_head):
+            part.conv_cfg = dict(type=conv)
+        # As many proposals as boxes are sampled, so that the heads of all contestants see as many.
+        cfg.train_cfg.rcnn.sampler.num = 64
+        return MODELS.build(cfg)
+
+    def loss_of(model: nn.Module) -> Loss:
+        shape = [(3, height, width)]
+        inputs = demo_mm_inputs(1, shape, num_items=[4], num_classes=80, with_mask=True)
+
+        def loss() -> Tensor:
+            torch.manual_seed(0)  # the same proposals are sampled in every turn
+            data = model.data_preprocessor(inputs, training=True)
+            return model.parse_losses(model(**data, mode='loss'))[0]
+
+        return loss
+
+    models = {
+        'plain': build('Conv2d', False),
+        'mmcv': build('ConvWS', False),
+        'mmws together': build('mmws.ConvWS', False),
+        'mmws remade': build('mmws.ConvWS', False),
+        'mmws together, with_cp': build('mmws.ConvWS', True),
+        'mmws remade, with_cp': build('mmws.ConvWS', True),
+    }
+    for name, model in models.items():
+        if name.startswith('mmws'):
+            mmws.TrainingStep(model, remake='remade' in name)
+    losses = {name: loss_of(model) for name, model in models.items()}
+    title = f'Mask R-CNN {height}x{width}'
+    results = {f'{title} memory': {n: memory(models[n], losses[n]) for n in models}}
+    if args.mask_rcnn_rounds:
+        results[f'{title} step'] = turns(losses, models, args.mask_rcnn_rounds, 'cpu')
     return results
 
 
-def print_table(results: dict[str, dict]) -> None:
+def measure_cuda(args: argparse.Namespace) -> dict[str, Figures]:
+    """Measure launches, allocated bytes, step time and CUDA graphs of ResNet-50 on a GPU."""
+    figures: Figures = {}
+    models = resnets(64, 'cuda')
+    for name, model in models.items():
+        image = torch.randn(1, 3, 800, 1344, device='cuda')
+        label = torch.tensor([7], device='cuda')
+
+        def step(model: nn.Module = model, image: Tensor = image, label: Tensor = label) -> None:
+            F.cross_entropy(model(image), label).backward()
+            model.zero_grad(set_to_none=True)
+
+        for _ in range(3):
+            step()
+        activities = [torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(activities=activities) as profile:
+            step()
+            torch.cuda.synchronize()
+        kernels = [e for e in profile.events() if not e.name.startswith(('Memcpy', 'Memset'))]
+        torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        for _ in range(args.rounds):
+            step()
+        torch.cuda.synchronize()
+        figures[name] = {
+            'ms': (time.perf_counter() - start) / args.rounds * 1e3,
+            'launches': len(kernels),
+            'peak MiB': torch.cuda.max_memory_allocated() / 2**20,
+        }
+        if name in ('plain', 'mmws alone'):
+            compiled = torch.compile(model, mode='reduce-overhead')
+            for _ in range(5):
+                F.cross_entropy(compiled(image), label).backward()
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            for _ in range(args.rounds):
+                F.cross_entropy(compiled(image), label).backward()
+            torch.cuda.synchronize()
+            figures[name]['compiled ms'] = (time.perf_counter() - start) / args.rounds * 1e3
+    return {f'R50 1x3x800x1344 on {torch.cuda.get_device_name()}': figures}
+
+
+def run(args: argparse.Namespace) -> dict[str, Figures]:
+    """Measure everything: ``{section: {contestant: figures}}``."""
+    device, sections = args.device, args.sections
+    results: dict[str, Figures] = {}
+    if any(section.startswith('host') or section == 'calls' for section in sections):
+        models = resnets(8, device)
+        losses = {n: classification(m, 32, device) for n, m in models.items()}
+        if 'calls' in sections:
+            results['R50 calls'] = {n: count_calls(m, losses[n]) for n, m in models.items()}
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        if 'host' in sections:
+            results['host-bound step'] = turns(losses, models, args.host_rounds, device)
+        if 'host-bf16' in sections:
+            half = {n: classification(m, 32, device, amp=True) for n, m in models.items()}
+            results['host-bound step, bf16'] = turns(half, models, args.host_rounds, device)
+        if 'host-eval' in sections:
+            runs = {n: evaluation(m.eval(), 32, device) for n, m in models.items()}
+            results['host-bound evaluation'] = turns(runs, models, args.host_rounds, device)
+        torch.set_num_threads(threads)
+    if {'train', 'eval', 'saved'} & {*sections}:
+        models = resnets(64, device)
+        losses = {n: classification(m, args.size, device) for n, m in models.items()}
+        if 'saved' in sections:
+            results['R50 memory'] = {n: memory(m, losses[n]) for n, m in models.items()}
+        if 'train' in sections:
+            results[f'R50 {args.size} step'] = turns(losses, models, args.rounds, device)
+        if 'eval' in sections:
+            runs = {n: evaluation(m.eval(), args.size, device) for n, m in models.items()}
+            results[f'R50 {args.size} evaluation'] = turns(runs, models, args.rounds, device)
+        del models, losses
+    if 'retina' in sections:
+        models = {n: attach(n, RetinaHead(c)).to(device) for n, c in contestants().items()}
+        levels = [torch.randn(1, 256, s, s, device=device) for s in (64, 32, 16, 8, 4)]
+        losses = {n: functools.partial(m, levels) for n, m in models.items()}
+        results['RetinaNet head'] = turns(losses, models, args.rounds, device)
+    if 'mask-rcnn' in sections:
+        results |= measure_mask_rcnn(args)
+    if device == 'cuda':
+        results |= measure_cuda(args)
+    return results
+
+
+def print_table(results: dict[str, Figures]) -> None:
     """Print the results, a line for each section and contestant."""
     for section, figures in results.items():
         print(f'\n{section}')
-        reference = next(iter(figures))
-        for name, f in figures.items():
-            if 'ms' in f:
-                text = f'{f["ms"]:9.1f} ms [{f["low"]:.1f}, {f["high"]:.1f}]  {f["ratio"]:.3f}x'
-            elif 'mib' in f:
-                text = f'{f["mib"]:9.1f} MiB  {f["mib"] - figures[reference]["mib"]:+.2f}'
-            else:
-                text = f'{f["calls"]:9d} calls  {f["calls"] - figures[reference]["calls"]:+d}'
-            print(f'  {name:24s}{text}')
+        for name, values in figures.items():
+            print(
+                f'  {name:24s}' + '  '.join(f'{key} {value:.3f}' for key, value in values.items())
+            )
 
 
 def main() -> None:
@@ -312,13 +409,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    sections = ('filters', 'saved', 'calls', 'train', 'eval', 'mask-rcnn')
-    parser.add_argument('--sections', nargs='+', choices=sections, default=sections)
-    parser.add_argument('--only', default='', help='only contestants whose name contains this')
+    sections = ('host', 'host-bf16', 'host-eval', 'calls', 'train', 'eval', 'retina', 'saved')
+    parser.add_argument('--sections', nargs='+', choices=(*sections, 'mask-rcnn'), default=sections)
+    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     parser.add_argument('--rounds', type=int, default=15, help='turns of every contestant')
+    parser.add_argument('--host-rounds', type=int, default=60, help='and in the host-bound regime')
     parser.add_argument('--size', type=int, default=512, help='side of the image for ResNet-50')
-    parser.add_argument('--mask-rcnn-size', type=int, default=256, help='and for Mask R-CNN')
-    parser.add_argument('--mask-rcnn-rounds', type=int, default=5)
+    parser.add_argument('--mask-rcnn-size', type=int, nargs=2, default=(512, 672))
+    parser.add_argument('--mask-rcnn-rounds', type=int, default=5, help='0: memory alone')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument('--json', help='also write the figures to this file')
     args = parser.parse_args()

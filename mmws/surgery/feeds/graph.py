@@ -81,7 +81,8 @@ def solve(graph: Graph, candidates: Iterable[nn.Module], groups: _Groups) -> Sol
 
     Convolutions are taken out until no step clashes, first in the strict form in which no accepted
     convolution may take the output of another one. Those that were taken out are then tried again
-    in the full form, in which a convolution without a bias hands on the scale of its input.
+    in the full form, in which a convolution without a bias hands on the scale of its input; of
+    these, the ones that have no bias themselves, such as a depthwise before a pointwise one.
 
     Args:
         graph: What the runs recorded.
@@ -92,7 +93,9 @@ def solve(graph: Graph, candidates: Iterable[nn.Module], groups: _Groups) -> Sol
     candidates = set(candidates)
     solution = Solution(_shrink(graph, set(candidates), set(candidates), groups, chains=False))
     left_out = candidates - solution.accepted
-    both = _shrink(graph, set(candidates), left_out, groups, chains=True)
+    # A layer with an offset is meant to stand without a norm, as an FPN's before a normalized head.
+    retried = {conv for conv in left_out if getattr(conv, 'bias', None) is None}
+    both = _shrink(graph, solution.accepted | retried, retried, groups, chains=True)
     if both >= solution.accepted and not _clashes(graph, both, chains=True):
         solution.accepted = both
     for convs, step in _clashes(graph, solution.accepted | left_out, chains=True):

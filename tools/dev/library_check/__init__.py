@@ -1,0 +1,1 @@
+"""Converts models of many libraries and checks it: `python -m tools.dev.library_check`."""

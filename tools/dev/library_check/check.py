@@ -1,0 +1,110 @@
+"""Converts one model and checks the conversion."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+import mmws
+from mmws.surgery.feeds.inputs import own_calls
+
+FOLD_TOLERANCE = 1e-4
+
+
+def check_model(build: Callable[[], nn.Module]) -> Iterator[dict[str, Any]]:
+    """Take one model through all stages; yield the results of each when it has ended.
+
+    Yields:
+        Dicts of results. The key ``stage`` names the stage that begins.
+
+    Raises:
+        Exception: whatever a stage raises. The stage is the last one that was yielded.
+    """
+    yield {'stage': 'build'}
+    torch.manual_seed(0)
+    model = build().eval()
+    yield {'parameters': sum(parameter.numel() for parameter in model.parameters())}
+
+    yield {'stage': 'run'}
+    index = _first_call(model)
+    trains = _trains(model, index)
+    yield {'original_trains': trains, 'stage': 'convert'}
+    started = time.perf_counter()
+    mmws.convert(model)
+    report: Any = model.conversion_report
+    yield {
+        'seconds_to_convert': round(time.perf_counter() - started, 2),
+        'convs': len(report.convs),
+        'norms': len(report.norms),
+        'left': len(report.left),
+        'stage': 'check',
+    }
+    if report.convs:
+        check = mmws.check_conversion(model)
+        yield {'holds': check.holds, 'check_difference': check.difference}
+
+    yield {'stage': 'train', 'trains': _trains(model, index) if trains else None}
+    yield {'stage': 'fold'}
+    model.eval()
+    folded = mmws.fold(model)
+    difference = _difference(_run(folded, index), _run(model, index))
+    yield {'fold_equal': difference <= FOLD_TOLERANCE, 'fold_difference': difference}
+    yield {'stage': 'done'}
+
+
+def _first_call(model: nn.Module) -> int:
+    """Return the number of the first form of input that the model takes."""
+    failure: Exception | None = None
+    for index, call in enumerate(own_calls(model)):
+        try:
+            with torch.no_grad():
+                call()
+        except Exception as error:  # models fail in any way at a form that is not theirs
+            failure = error
+            continue
+        return index
+    raise failure or ValueError('no form of input is known')
+
+
+def _run(model: nn.Module, index: int) -> list[Tensor]:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        outputs = list(own_calls(model))[index]()
+    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+
+
+def _trains(model: nn.Module, index: int) -> bool | None:
+    """Return whether a step in training mode gives finite gradients, None if it cannot be run."""
+    model.train()
+    model.zero_grad()
+    try:
+        outputs = tree_leaves(list(own_calls(model))[index]())
+        loss = sum(t.float().square().mean() for t in outputs if _has_gradient(t))
+        if not isinstance(loss, Tensor):
+            return None
+        loss.backward()
+    except Exception:  # of a model that wants more in training, or two images for a norm
+        return None
+    finally:
+        model.eval()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return bool(gradients) and all(bool(gradient.isfinite().all()) for gradient in gradients)
+
+
+def _has_gradient(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def _difference(first: list[Tensor], second: list[Tensor]) -> float:
+    largest = 0.0
+    for a, b in zip(first, second, strict=True):
+        if a.numel() and a.is_floating_point():
+            size = b.double().abs().nan_to_num(0, 0, 0).max().clamp(min=1)
+            change = (a.double() - b.double()).abs().nan_to_num(0, 0, 0).max() / size
+            largest = max(largest, change.item())
+    return largest

@@ -1,0 +1,180 @@
+"""The models that are checked, chosen by a rule for each library. Nothing is downloaded."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+Build = Callable[[], nn.Module]
+
+
+def all_models(library: str) -> Iterator[tuple[str, Build]]:
+    """Yield name and constructor of each model of a library.
+
+    Raises:
+        ImportError: if the library is not installed.
+    """
+    yield from LIBRARIES[library]()
+
+
+def _torchvision() -> Iterator[tuple[str, Build]]:
+    """Yield every model of torchvision below the size of its largest ones."""
+    from torchvision.models import get_model, get_model_builder, list_models
+
+    huge = ('_7gf', '_8gf', '_16gf', '_32gf', '_128gf', 'vit_h', 'vit_l', 'large')
+    for name in list_models():
+        if any(word in name for word in huge) and 'mobilenet' not in name:
+            continue
+        arguments = inspect.signature(get_model_builder(name)).parameters
+        options: dict[str, Any] = {
+            key: None for key in ('weights', 'weights_backbone') if key in arguments
+        }
+        yield name, lambda name=name, options=options: get_model(name, **options)
+
+
+def _timm() -> Iterator[tuple[str, Build]]:
+    """Yield the first model of each module of timm."""
+    import timm
+
+    for module in timm.list_modules():
+        names = timm.list_models(module=module)
+        if names:
+            yield names[0], lambda name=names[0]: timm.create_model(name)
+
+
+def _smp() -> Iterator[tuple[str, Build]]:
+    """Yield every decoder of segmentation-models-pytorch."""
+    import segmentation_models_pytorch as smp
+
+    for name in sorted(smp.MODEL_ARCHITECTURES_MAPPING):
+        cls = smp.MODEL_ARCHITECTURES_MAPPING[name]
+        encoder = 'mit_b0' if name == 'segformer' else 'resnet18'
+        yield name, lambda cls=cls, encoder=encoder: cls(encoder, encoder_weights=None)
+
+
+def _ultralytics() -> Iterator[tuple[str, Build]]:
+    """Yield every architecture file of ultralytics, in its smallest scale."""
+    import ultralytics
+    from ultralytics.nn import tasks
+
+    folder = Path(ultralytics.__file__).parent / 'cfg' / 'models'
+    for path in sorted(folder.glob('**/*.yaml')):
+        yield path.stem, lambda path=path: tasks.DetectionModel(str(path), verbose=False)
+
+
+def _pytorchcv() -> Iterator[tuple[str, Build]]:
+    """Yield the first model of each module of pytorchcv."""
+    provider = importlib.import_module('pytorchcv.model_provider')
+    seen: set[str] = set()
+    for name, build in provider._models.items():
+        if build.__module__ not in seen:
+            seen.add(build.__module__)
+            yield name, build
+
+
+def _transformers() -> Iterator[tuple[str, Build]]:
+    """Yield every model of transformers that classifies images, with its default config."""
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    for kind, names in modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.items():
+        name = names[0] if isinstance(names, tuple) else names
+
+        def build(kind: str = kind, name: str = name) -> nn.Module:
+            config = transformers.CONFIG_MAPPING[kind]()
+            return getattr(transformers, name)(config)
+
+        yield name, build
+
+
+def _monai() -> Iterator[tuple[str, Build]]:
+    """Yield the networks of MONAI for two-dimensional images."""
+    from monai.networks import nets
+
+    image: dict[str, Any] = dict(spatial_dims=2, in_channels=3, out_channels=2)
+    unet: dict[str, Any] = dict(channels=(8, 16, 32), strides=(2, 2), norm='batch')
+    options: dict[str, dict[str, Any]] = {
+        'UNet': {**image, **unet},
+        'BasicUNet': {**image, 'norm': ('batch', {})},
+        'AttentionUnet': {**image, 'channels': (8, 16, 32), 'strides': (2, 2)},
+        'SegResNet': {**image, 'norm': 'batch'},
+        'DynUNet': {**image, 'kernel_size': [3] * 3, 'strides': [1, 2, 2],
+                    'upsample_kernel_size': [2, 2], 'norm_name': 'batch'},
+        'VNet': image,
+        'DenseNet121': image,
+        'EfficientNetBN': dict(model_name='efficientnet-b0', pretrained=False, **image),
+        'SENet154': dict(spatial_dims=2, in_channels=3, num_classes=2),
+        'SEResNet50': dict(spatial_dims=2, in_channels=3, num_classes=2),
+        'HighResNet': {**image, 'norm_type': ('batch', {'affine': True})},
+        'resnet18': dict(spatial_dims=2, n_input_channels=3, num_classes=2),
+        'resnet50': dict(spatial_dims=2, n_input_channels=3, num_classes=2),
+        'AutoEncoder': {**image, 'channels': (8, 16), 'strides': (2, 2), 'norm': 'batch'},
+    }  # fmt: skip
+    for name, arguments in options.items():
+        yield name, lambda name=name, arguments=arguments: getattr(nets, name)(**arguments)
+
+
+def _torch_geometric() -> Iterator[tuple[str, Build]]:
+    """Yield the basic networks of PyTorch Geometric with Batch Normalization."""
+    from torch_geometric.nn import models
+
+    for name in ('GCN', 'GraphSAGE', 'GIN', 'GAT', 'EdgeCNN'):
+        for norm in ('batch_norm', 'layer_norm'):
+            cls = getattr(models, name)
+            yield f'{name}-{norm}', lambda cls=cls, norm=norm: cls(16, 32, 3, 7, norm=norm)
+
+
+def _torchaudio() -> Iterator[tuple[str, Build]]:
+    """Yield the models of torchaudio that take one waveform or one spectrum."""
+    from torchaudio import models
+
+    yield 'Wav2Letter', lambda: models.Wav2Letter(num_classes=8)
+    yield 'ConvTasNet', lambda: models.ConvTasNet(msk_num_layers=2, msk_num_stacks=1)
+    yield 'wav2vec2_base', lambda: models.wav2vec2_base(encoder_num_layers=2)
+    yield 'hubert_base', lambda: models.hubert_base(encoder_num_layers=2)
+    yield 'HDemucs', lambda: models.hdemucs_low(sources=['a', 'b'])
+
+
+def _efficientnet_pytorch() -> Iterator[tuple[str, Build]]:
+    """Yield the smaller models of efficientnet_pytorch."""
+    from efficientnet_pytorch import EfficientNet
+
+    for name in ('efficientnet-b0', 'efficientnet-b1', 'efficientnet-b2'):
+        yield name, lambda name=name: EfficientNet.from_name(name)
+
+
+def _torchxrayvision() -> Iterator[tuple[str, Build]]:
+    """Yield the networks of torchxrayvision that need no weights."""
+    from torchxrayvision import autoencoders, models
+
+    yield 'DenseNet', lambda: models.DenseNet(weights=None)
+    yield 'ResNetAE', lambda: autoencoders.ResNetAE(autoencoders.Bottleneck, [2, 2, 2, 2])
+
+
+def _kornia() -> Iterator[tuple[str, Build]]:
+    """Yield networks of kornia that need no weights."""
+    from kornia import feature
+
+    for name in ('HardNet', 'HardNet8', 'HyNet', 'TFeat', 'SOSNet', 'KeyNet'):
+        yield name, lambda name=name: getattr(feature, name)()
+
+
+LIBRARIES: dict[str, Callable[[], Iterator[tuple[str, Build]]]] = {
+    'torchvision': _torchvision,
+    'timm': _timm,
+    'segmentation_models_pytorch': _smp,
+    'ultralytics': _ultralytics,
+    'pytorchcv': _pytorchcv,
+    'transformers': _transformers,
+    'monai': _monai,
+    'torch_geometric': _torch_geometric,
+    'torchaudio': _torchaudio,
+    'efficientnet_pytorch': _efficientnet_pytorch,
+    'torchxrayvision': _torchxrayvision,
+    'kornia': _kornia,
+}

@@ -1,0 +1,75 @@
+"""Writes the results of the check of libraries as a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+_HEAD = '| library | models | converted | check holds | trains | folds equal | median seconds |'
+
+
+def write_page(results: list[dict[str, Any]], path: Path) -> None:
+    """Write a table with a row for each library, and every failure by name.
+
+    Args:
+        results: Lines of the results file.
+        path: The page.
+    """
+    libraries = list(dict.fromkeys(result['library'] for result in results))
+    lines = [
+        '# The check of libraries',
+        '',
+        'Models of other libraries, converted by `mmws.convert(model)` and checked by',
+        '`mmws.check_conversion(model)`; the models are chosen by the rules in',
+        '`tools/dev/library_check/models.py`. Made by',
+        '',
+        '```bash',
+        'python -m tools.dev.library_check --out docs/reports/library_check.jsonl',
+        '```',
+        '',
+        'Of the models that run as they are on the small inputs that mmws makes. "Trains" counts',
+        'those whose original trains on them. A model without a normalization has nothing to',
+        'convert, and is counted as converted. An empty cell was not run.',
+        '',
+        _HEAD,
+        '| --- |' + ' ---: |' * 6,
+    ]
+    lines += [_row(name, [r for r in results if r['library'] == name]) for name in libraries]
+    lines += [_row('all', results), '', '## What failed, and what did not run', '']
+    failed = [result for result in results if _failure(result)]
+    lines += ['| model | stage | reason |', '| --- | --- | --- |'] if failed else ['Nothing.']
+    for result in failed:
+        name = f'{result["library"]}: {result["model"]}'
+        lines.append(f'| {name} | {result.get("stage", "")} | {_failure(result)} |')
+    path.write_text('\n'.join([*lines, '']), encoding='utf-8')
+
+
+def _row(name: str, results: list[dict[str, Any]]) -> str:
+    ran = [r for r in results if 'original_trains' in r]
+    converted = [r for r in ran if 'convs' in r]
+    checked = [r for r in converted if 'holds' in r]
+    trained = [r for r in converted if r.get('original_trains')]
+    folded = [r for r in converted if 'fold_equal' in r]
+    seconds = [r['seconds_to_convert'] for r in converted]
+    cells = [
+        str(len(ran)),
+        f'{len(converted)}/{len(ran)}',
+        f'{sum(r["holds"] for r in checked)}/{len(checked)}',
+        f'{sum(r.get("trains") is True for r in trained)}/{len(trained)}',
+        f'{sum(r["fold_equal"] for r in folded)}/{len(folded)}',
+        f'{median(seconds):.2f}' if seconds else '',
+    ]
+    return f'| {name} | ' + ' | '.join(cells) + ' |'
+
+
+def _failure(result: dict[str, Any]) -> str:
+    if 'error' in result:
+        return str(result['error']).replace('|', '\\|')
+    if result.get('holds') is False:
+        return f'the check fails by {result["check_difference"]:.1e}'
+    if result.get('fold_equal') is False:
+        return f'the folded model differs by {result["fold_difference"]:.1e}'
+    if result.get('original_trains') and not result.get('trains'):
+        return 'does not train'
+    return ''

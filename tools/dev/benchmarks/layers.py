@@ -12,7 +12,7 @@ prints a table for ResNet-50 with Group Normalization, forward and backward at o
 - ``saved``: what is alive between forward and backward pass, and at the peak of a step;
 - ``calls``: calls of PyTorch's dispatcher in a step, views aside. An operator of mmws is one call;
   a CPU makes it of several of PyTorch's own;
-- ``mask-rcnn``: MMDetection's Mask R-CNN, plain, with ``with_cp``, and remaking (needs MMDetection);
+- ``mask-rcnn``: Mask R-CNN of MMDetection, plain, with ``with_cp``, and remaking;
 - on a GPU also ``cuda``: step time, launches, allocated bytes and CUDA graphs.
 
 Contestants are ``plain``, ``mmws alone`` (each layer makes its weight), ``mmws together``

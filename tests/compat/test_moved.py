@@ -45,6 +45,7 @@ def test_a_renamed_function_is_found_by_its_old_name_and_warns(old, new):
     assert value is getattr(package, new)
 
 
+@pytest.mark.filterwarnings('ignore:mmws.* has moved to:DeprecationWarning')
 def test_a_name_that_never_existed_is_missing():
     with pytest.raises(ImportError, match='cannot import name'):
         from mmws.engine import nothing_of_this_name  # noqa: F401

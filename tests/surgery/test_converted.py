@@ -218,3 +218,23 @@ def test_the_command_line(config, tmp_path):
     output = run_tool('convert_config.py', config.with_name('bn.py'), out, '--conv', 'none')
     assert 'from scratch: backbone' in output
     assert Config.fromfile(out).model.conv is None
+
+
+@pytest.mark.parametrize('norm', ['GN', None])
+def test_older_pretrained_weights_of_the_base_are_dropped(norm):
+    # Bug: `pretrained=` of MMSegmentation's models loads BN weights into a GN+WS backbone.
+    weights = 'open-mmlab://resnet18_v1c'
+    backbone = dict(type='ResNetV1c', depth=18, frozen_stages=1)
+    model = dict(type='EncoderDecoder', pretrained=weights, backbone=backbone)
+    cfg, dropped = unconverted_config(dict(model=model, conv='AWS', norm=norm))
+    fits = norm is None  # affine filters are the plain ones, and the norms stay
+    assert cfg.pretrained == (weights if fits else None)
+    assert cfg.backbone.frozen_stages == (1 if fits else -1)
+    assert bool(dropped) is not fits
+    assert model['pretrained'] == weights
+
+
+def test_weights_that_would_fit_are_named():
+    cfg = dict(model=read_config(R50).model)
+    (line,) = unconverted_config(cfg)[1]
+    assert 'open-mmlab://jhu/resnet50_gn_ws would fit' in line

@@ -23,7 +23,7 @@ from mmws.compat.mmcv_layers import (
 from mmws.layers import WeightFunctionMixin
 
 from .folding import plain_class
-from .libraries import base_among, is_convolution, loaded_classes
+from .libraries import base_among, is_convolution, is_quantization, loaded_classes
 from .registered import find_layer, registered_name
 
 # Short name of a weight function -> the layers that have it.
@@ -128,7 +128,7 @@ class ConvTarget:
         )
         if isinstance(module, standardizing):
             return 'standardizes its weight already'
-        if type(module).__module__.startswith('torch.ao.'):
+        if is_quantization(module):
             return 'is prepared for quantization: convert the model before that'
         if self._weighted_class(module) is None:
             return f'there is no {self.name} form of this class'

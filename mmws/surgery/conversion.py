@@ -13,7 +13,13 @@ from .conversion_report import Change, ConversionReport, Unchanged
 from .feeds import Feeds, find_feeds
 from .follow import follow_in_conv_modules, follow_in_init_cfgs, rename_norms
 from .frozen import thaw, warnings_of
-from .libraries import is_batch_norm, is_convolution, is_frozen_batch_norm, is_normalization
+from .libraries import (
+    is_batch_norm,
+    is_convolution,
+    is_frozen_batch_norm,
+    is_normalization,
+    is_quantization,
+)
 from .norm_target import NormTarget
 from .refusals import notes_on_fixed_parts, refuse_wrapped
 from .selection import Selector, selected_layers
@@ -166,6 +172,7 @@ def _norms(
     model: nn.Module, norm: NormTarget | None, excluded: dict[nn.Module, str]
 ) -> dict[nn.Module, str | None]:
     """Return the normalization layers, without those inside of others, and why they stay."""
+    prepared = {m for owner in model.modules() if is_quantization(owner) for m in owner.modules()}
     inside: set[nn.Module] = set()
     norms: dict[nn.Module, str | None] = {}
     for module in model.modules():
@@ -174,6 +181,8 @@ def _norms(
         inside.update(module.modules())
         if norm is None:
             norms[module] = 'norm=None'
+        elif module in prepared:
+            norms[module] = 'is prepared for quantization: convert the model before that'
         else:
             norms[module] = excluded.get(module) or norm.why_not(module)
     return norms

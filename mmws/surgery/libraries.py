@@ -49,6 +49,11 @@ def is_convolution(module: nn.Module) -> bool:
     return isinstance(module, (_ConvNd, DeformConv2d, *mmcv_deformable()))
 
 
+def is_quantization(module: nn.Module) -> bool:
+    """Return whether ``module`` is one of PyTorch's for quantization, fused layers included."""
+    return type(module).__module__.startswith('torch.ao.')
+
+
 def is_batch_norm(module: nn.Module) -> bool:
     """Return whether ``module`` is Batch Normalization, synchronized, frozen or derived."""
     known = (_BatchNorm, FrozenBatchNorm2d, *loaded_classes('mmcv.ops', 'SyncBatchNorm'))

@@ -186,6 +186,20 @@ def test_fixed_parts_and_nothing_at_all_are_told():
     ]
 
 
+def test_layers_that_are_fused_for_quantization_stay_whole():
+    # Bug: the norm inside of the fused layer, whose statistics it computes with, is replaced.
+    pair = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    qconfig = torch.ao.quantization.default_qat_qconfig
+    pair.qconfig = qconfig
+    fused = torch.ao.quantization.fuse_modules_qat(pair.train(), ['0', '1'])
+    model = torch.ao.quantization.prepare_qat(fused)
+    mmws.convert(model)
+    assert not model.conversion_report.norms
+    reasons = {left.reason for left in model.conversion_report.left}
+    assert reasons == {'is prepared for quantization: convert the model before that'}
+    model(torch.randn(2, 3, 4, 4))
+
+
 def test_new_parameters_are_told():
     # Bug: an optimizer that was made before leaves the new gains as they are.
     notes = mmws.convert(two_blocks(), 'WN').conversion_report.notes

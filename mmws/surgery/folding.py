@@ -149,7 +149,7 @@ def _fold_weights(layer: Any, parameters: _Parameters) -> None:
 
 def _become(layer: nn.Module, cls: type[nn.Module]) -> None:
     """Make ``layer`` one of ``cls``, of which its own class is a subclass."""
-    for name in (*own_arguments(type(layer)), '_reusable'):
+    for name in own_arguments(type(layer)):
         vars(layer).pop(name, None)
     layer.__class__ = cls
 

@@ -20,6 +20,7 @@ from mmws.checkpoints import Checkpoint, check_weights
 from mmws.config import load_config
 from mmws.data.preflight import head_classes
 from mmws.files import replacing
+from mmws.training_step import hold_weights
 
 from .drawing import SCORE_THRESHOLD, draw, make_visualizer
 
@@ -125,6 +126,7 @@ def load_detector(
     cfg.visualizer = dict(type='DetLocalVisualizer')
     detector = DetInferencer(cfg, str(checkpoint), device=device, show_progress=False)
     check_weights(detector.model, trained.weights)
+    hold_weights(detector.model)  # the detector predicts, and is not trained
 
     meta = detector.model.dataset_meta
     if not {'dataset_meta', 'CLASSES'} & trained.meta.keys():

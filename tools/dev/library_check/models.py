@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def _torchvision() -> Iterator[tuple[str, Build]]:
         options: dict[str, Any] = {
             key: None for key in ('weights', 'weights_backbone') if key in arguments
         }
-        yield name, lambda name=name, options=options: get_model(name, **options)
+        yield name, partial(get_model, name, **options)
 
 
 def _timm() -> Iterator[tuple[str, Build]]:
@@ -44,7 +45,7 @@ def _timm() -> Iterator[tuple[str, Build]]:
     for module in timm.list_modules():
         names = timm.list_models(module=module)
         if names:
-            yield names[0], lambda name=names[0]: timm.create_model(name)
+            yield names[0], partial(timm.create_model, names[0])
 
 
 def _smp() -> Iterator[tuple[str, Build]]:
@@ -54,7 +55,7 @@ def _smp() -> Iterator[tuple[str, Build]]:
     for name in sorted(smp.MODEL_ARCHITECTURES_MAPPING):
         cls = smp.MODEL_ARCHITECTURES_MAPPING[name]
         encoder = 'mit_b0' if name == 'segformer' else 'resnet18'
-        yield name, lambda cls=cls, encoder=encoder: cls(encoder, encoder_weights=None)
+        yield name, partial(cls, encoder, encoder_weights=None)
 
 
 def _ultralytics() -> Iterator[tuple[str, Build]]:
@@ -64,7 +65,7 @@ def _ultralytics() -> Iterator[tuple[str, Build]]:
 
     folder = Path(ultralytics.__file__).parent / 'cfg' / 'models'
     for path in sorted(folder.glob('**/*.yaml')):
-        yield path.stem, lambda path=path: tasks.DetectionModel(str(path), verbose=False)
+        yield path.stem, partial(tasks.DetectionModel, str(path), verbose=False)
 
 
 def _pytorchcv() -> Iterator[tuple[str, Build]]:
@@ -116,7 +117,7 @@ def _monai() -> Iterator[tuple[str, Build]]:
         'AutoEncoder': {**image, 'channels': (8, 16), 'strides': (2, 2), 'norm': 'batch'},
     }  # fmt: skip
     for name, arguments in options.items():
-        yield name, lambda name=name, arguments=arguments: getattr(nets, name)(**arguments)
+        yield name, partial(getattr(nets, name), **arguments)
 
 
 def _torch_geometric() -> Iterator[tuple[str, Build]]:
@@ -126,7 +127,7 @@ def _torch_geometric() -> Iterator[tuple[str, Build]]:
     for name in ('GCN', 'GraphSAGE', 'GIN', 'GAT', 'EdgeCNN'):
         for norm in ('batch_norm', 'layer_norm'):
             cls = getattr(models, name)
-            yield f'{name}-{norm}', lambda cls=cls, norm=norm: cls(16, 32, 3, 7, norm=norm)
+            yield f'{name}-{norm}', partial(cls, 16, 32, 3, 7, norm=norm)
 
 
 def _torchaudio() -> Iterator[tuple[str, Build]]:
@@ -145,7 +146,7 @@ def _efficientnet_pytorch() -> Iterator[tuple[str, Build]]:
     from efficientnet_pytorch import EfficientNet
 
     for name in ('efficientnet-b0', 'efficientnet-b1', 'efficientnet-b2'):
-        yield name, lambda name=name: EfficientNet.from_name(name)
+        yield name, partial(EfficientNet.from_name, name)
 
 
 def _torchxrayvision() -> Iterator[tuple[str, Build]]:
@@ -161,7 +162,7 @@ def _kornia() -> Iterator[tuple[str, Build]]:
     from kornia import feature
 
     for name in ('HardNet', 'HardNet8', 'HyNet', 'TFeat', 'SOSNet', 'KeyNet'):
-        yield name, lambda name=name: getattr(feature, name)()
+        yield name, getattr(feature, name)
 
 
 LIBRARIES: dict[str, Callable[[], Iterator[tuple[str, Build]]]] = {

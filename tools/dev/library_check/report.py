@@ -6,6 +6,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from .models import LIBRARIES
+
 _HEAD = '| library | models | converted | check holds | trains | folds equal | median seconds |'
 
 
@@ -36,6 +38,8 @@ def write_page(results: list[dict[str, Any]], path: Path) -> None:
         '| --- |' + ' ---: |' * 6,
     ]
     lines += [_row(name, [r for r in results if r['library'] == name]) for name in libraries]
+    left = [name for name in LIBRARIES if name not in libraries]
+    lines += [f'| {name} |' + ' |' * 6 for name in left]
     lines += [_row('all', results), '', '## What failed, and what did not run', '']
     failed = [result for result in results if _failure(result)]
     lines += ['| model | stage | reason |', '| --- | --- | --- |'] if failed else ['Nothing.']

@@ -95,6 +95,9 @@ def convert_weights(weights: Mapping[str, Any], source: str) -> Backbone:
         raise ValueError(f'source must be one of {", ".join(SOURCES)}, not {source!r}')
     weights = {key.removeprefix('module.'): value for key, value in weights.items()}
     weights = {key: value for key, value in weights.items() if not _CLASSIFIER.match(key)}
+    for key, value in weights.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f'{key} is a {type(value).__name__}, no tensor: these are no weights')
     if source == 'timm' and 'stem.conv.weight' in weights:
         _check(weights, _BIT_KEY, 'BiT ResNet')
         return _backbone('mmws.ResNetV2', weights, _BIT, 'GN', _HALF)

@@ -81,6 +81,10 @@ def _checkpoint_files(work_dir: Path) -> list[Path]:
     return [path for path in files.values() if path.is_file()]
 
 
+# What `zipfile` raises for damaged files; `OSError` for a seek to a place before the file.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
+
+
 def check_undamaged(path: str | Path) -> None:
     """Compare all of a checkpoint with the checksums in it.
 
@@ -95,7 +99,7 @@ def check_undamaged(path: str | Path) -> None:
     try:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
+    except _DAMAGED as error:
         raise CheckpointError(f'checkpoint {path} is damaged: {error}') from error
     if damaged is not None:
         raise CheckpointError(

@@ -33,10 +33,15 @@ def source_of(tensor: Tensor) -> tuple[Source, str] | None:
 
 
 def remember_source(checkpoint: Mapping[str, Any], name: str) -> None:
-    """Remember for all weights in a checkpoint, just read, where they come from."""
+    """Remember for all weights in a checkpoint, just read, where they come from.
+
+    A checkpoint of another structure has none; whoever needs its weights refuses it.
+    """
     weights = checkpoint.get('state_dict', checkpoint)
+    if not isinstance(weights, Mapping):
+        return
     meta = checkpoint.get('meta')
     source = Source(str(name), meta if isinstance(meta, Mapping) else {})
     for key, value in weights.items():
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and isinstance(key, str):
             _sources[value] = (source, key.removeprefix('module.'))

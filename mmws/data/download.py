@@ -338,6 +338,11 @@ def unpack(path: Path, folder: Path, top: str = '') -> None:
             _extract(path, work)
         except tarfile.FilterError:
             raise
+        except OSError as error:
+            # A damaged file sends its reader to a place before its start.
+            if error.errno not in (None, errno.EINVAL):
+                raise
+            raise ValueError(f'archive {path} is incomplete or damaged: {error}') from error
         except _DAMAGED as error:
             raise ValueError(f'archive {path} is incomplete or damaged: {error}') from error
         _require_mergeable(work / top, folder)

@@ -49,8 +49,14 @@ def without_meta(path):
     torch.save(checkpoint, path)
 
 
+def other_weights(path):
+    checkpoint = torch.load(path)
+    checkpoint['state_dict'] = (1, 2)
+    torch.save(checkpoint, path)
+
+
 @pytest.mark.parametrize(
-    'damage', [truncate, empty, flip, fill_with_nan, other_structure, without_meta]
+    'damage', [other_weights, truncate, empty, flip, fill_with_nan, other_structure, without_meta]
 )
 def test_the_newest_intact_checkpoint_is_found(tmp_path, damage):
     # Bug: the last one is taken, damaged or not, and the intact one before it is of no use.

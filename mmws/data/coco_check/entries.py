@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +18,9 @@ def split_sound(entries: list, is_sound: Callable[[Any], bool]) -> tuple[list[di
 
 
 def _is_number(value: Any) -> bool:
-    # NaN, which Python's JSON reader lets pass, compares unequal to itself.
-    return isinstance(value, (int, float)) and value == value and abs(value) != float('inf')
+    # NaN, which Python's JSON reader lets pass, compares as false. An integer may have more digits
+    # than fit into a float.
+    return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
 
 
 def is_sound_image(image: Any) -> bool:

@@ -52,10 +52,19 @@ def check_some_images(report: CocoReport, images: list[dict]) -> None:
 
 
 def read_image_size(path: str | Path) -> tuple[int, int]:
-    """Return (width, height) of an image file as MMDetection reads it, from its header."""
-    with Image.open(path) as file:
-        width, height = file.size
-        turned = file.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+    """Return (width, height) of an image file as MMDetection reads it, from its header.
+
+    Raises:
+        OSError: if the file is missing or no image; it names the file.
+    """
+    try:
+        with Image.open(path) as file:
+            width, height = file.size
+            turned = file.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+    except OSError as error:
+        if str(path) in str(error):
+            raise
+        raise OSError(f'image {path} cannot be read: {error}') from error
     return (height, width) if turned else (width, height)
 
 

@@ -43,9 +43,12 @@ def test_the_end_of_the_time_saves_and_exits_with_a_status_of_its_own(tmp_path):
 
 
 PROGRAM = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from tests.helpers.toy_training import *
+
+# A shell starts background jobs with SIGINT ignored, and the training leaves that so.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 work_dir, how = Path(sys.argv[1]), sys.argv[2]
 how_long = 0.05 if how == 'training' else 0

@@ -47,7 +47,8 @@ def _flat(value: Any) -> str:
     if isinstance(value, Code):
         return value.text
     if not isinstance(value, (dict, list, tuple)):
-        return repr(value)
+        # MMEngine replaces templates in the text of a config before it reads it as Python.
+        return repr(value).replace('{{', '{\\x7b')
     opening, entries, closing = _pieces(value)
     inside = ', '.join(before + _flat(v) for before, v in entries)
     comma = ',' if isinstance(value, tuple) and len(value) == 1 else ''

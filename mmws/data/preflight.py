@@ -11,6 +11,7 @@ from mmengine.config import Config
 
 from mmws.config.tree import datasets, dotted, kind, walk
 
+from .coco_check.cache import cached_check
 from .download import download_hint
 from .errors import DataError
 from .voc import conversion_hint
@@ -23,6 +24,9 @@ _VOC_LIKE = ('VOCDataset', 'XMLDataset')
 # Parts of a model whose `num_classes` is not the data set's: ImageNet's, object against
 # background, stuff.
 NOT_HEADS = ('backbone', 'neck', 'data_preprocessor', 'rpn_head', 'semantic_head')
+
+# COCO evaluation stops on these, training does not.
+FATAL_IN_EVALUATION = ('no_iscrowd', 'bad_masks')
 
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 # Bytes read at each of the places where an annotation file is sampled: some hundred images.
@@ -46,9 +50,10 @@ def find_problems(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> 'lis
     """Return what is wrong with the data of a config, one line each, with what to do about it.
 
     Annotation files, image folders and a few images must exist, annotation files be complete and
-    have every class of the config, in its order, and every head must have as many classes.
+    have every class of the config, in its order, and every head must have as many classes. Every
+    annotation is checked by :func:`mmws.data.coco_check.check_coco`, and a sample of the images
+    decoded; the next start with the same files remembers what was found.
 
-    Takes milliseconds whatever the size of the data: annotation files are sampled, not parsed.
     Remote data (a URL, or ``backend_args`` of a remote storage) are not looked at.
 
     Args:
@@ -67,7 +72,7 @@ def _problems_of(cfg: Config, split: str) -> 'Iterator[str]':
     for path, dataset in datasets(loader.get('dataset'), (f'{split}_dataloader', 'dataset')):
         key = dotted(path)
         if not _is_remote(dataset):
-            yield from _dataset_problems(key, dataset)
+            yield from _dataset_problems(key, dataset, split, _scored(cfg, split))
         yield from _head_problems(cfg.get('model') or {}, dataset)
     evaluators = cfg.get(f'{split}_evaluator') or {}
     several = isinstance(evaluators, (list, tuple))
@@ -78,7 +83,19 @@ def _problems_of(cfg: Config, split: str) -> 'Iterator[str]':
             yield _missing(ann_file, 'annotation file of the evaluator', f'{key}.ann_file')
 
 
-def _dataset_problems(key: str, dataset: dict) -> 'Iterator[str]':
+def _scored(cfg: Config, split: str) -> 'set[str]':
+    """Return what the metrics of a split score: ``'bbox'``, ``'segm'``, both or nothing."""
+    evaluators = cfg.get(f'{split}_evaluator') or {}
+    several = isinstance(evaluators, (list, tuple))
+    found = set()
+    for evaluator in evaluators if several else [evaluators]:
+        if not evaluator.get('format_only'):
+            metric = evaluator.get('metric') or ['bbox']
+            found |= {metric} if isinstance(metric, str) else set(metric)
+    return found
+
+
+def _dataset_problems(key: str, dataset: dict, split: str, scored: 'set[str]') -> 'Iterator[str]':
     root = dataset.get('data_root') or ''
     settings = {'ann_file': dataset.get('ann_file')}
     prefixes = dataset.get('data_prefix') or {}
@@ -90,7 +107,12 @@ def _dataset_problems(key: str, dataset: dict) -> 'Iterator[str]':
     paths, missing, under_root = {}, [], []
     for name, path in settings.items():
         if not isinstance(path, (str, type(None))):
-            yield f'{key}.{name} must be a path, got {path!r}'
+            several = isinstance(path, (list, tuple)) and name == 'ann_file'
+            fix = (
+                ": for several files take a data set for each in dict(type='ConcatDataset', "
+                'datasets=[...])'
+            )
+            yield f'{key}.{name} must be a path, got {path!r}{fix if several else ""}'
             return
         # As MMEngine's BaseDataset joins them; an absolute path does not follow data_root.
         follows_root = bool(root) and not os.path.isabs(path or '')
@@ -120,7 +142,36 @@ def _dataset_problems(key: str, dataset: dict) -> 'Iterator[str]':
     if image is not None:
         what = f'image named in {os.path.abspath(paths["ann_file"])},'
         yield _missing(image, what, folder_key)
-    yield from _class_problems(key, dataset, paths['ann_file'])
+    fault = class_fault(dataset)
+    if fault:
+        yield f'{key}.metainfo.classes {fault}'
+    else:
+        yield from _class_problems(key, dataset, paths['ann_file'])
+    if image is None:
+        yield from _annotation_problems(key, dataset, paths, split, scored)
+
+
+def _annotation_problems(
+    key: str, dataset: dict, paths: 'dict[str, str]', split: str, scored: 'set[str]'
+) -> 'Iterator[str]':
+    """Check every annotation, and a sample of the images, of a data set in COCO's format."""
+    ann_file = paths['ann_file']
+    if kind(dataset) not in _COCO_LIKE or not ann_file.endswith('.json'):
+        return
+    trains = split == 'train'
+    if not trains and not scored:
+        return  # images to predict on, whose file may hold no annotations
+    steps = walk(dataset.get('pipeline') or ())
+    reads_masks = any(path[-1:] == ('with_mask',) and value for path, value in steps)
+    report = cached_check(
+        os.path.abspath(ann_file),
+        os.path.abspath(paths.get('data_prefix.img') or '.'),
+        masks=reads_masks if trains else 'segm' in scored,
+        split=split,
+    )
+    for problem in report.problems:
+        if problem.severity == 'error' or (not trains and problem.kind in FATAL_IN_EVALUATION):
+            yield problem.text.replace('`img_dirs`', f'{key}.data_prefix.img')
 
 
 def _class_problems(key: str, dataset: dict, ann_file: str) -> 'Iterator[str]':
@@ -178,9 +229,43 @@ def head_classes(model: Any, key: str = 'model') -> 'Iterator[tuple[str, int]]':
             yield dotted(path), value
 
 
+def train_classes(cfg: Config) -> 'Sequence[str] | None':
+    """Return the class names of the training data of a config; ``None`` if they cannot be told."""
+    loader = cfg.get('train_dataloader') or {}
+    first = next(datasets(loader.get('dataset')), None)
+    return None if first is None or class_fault(first[1]) else _classes(first[1])
+
+
+def class_fault(dataset: dict) -> 'str | None':
+    """Return what is wrong with the type of ``metainfo.classes``; ``None`` if nothing is."""
+    given = (dataset.get('metainfo') or {}).get('classes')
+    if isinstance(given, str):
+        if os.path.isfile(given):
+            return None
+        return (
+            f'is the text {given!r}, of which every letter would be a class: write a tuple, '
+            f'({given!r},) with the comma, or a list'
+        )
+    if given is not None and not isinstance(given, (list, tuple)):
+        return (
+            f'is a {type(given).__name__}, whose order may differ between processes: write a list '
+            'or a tuple'
+        )
+    names = [name for name in given or () if not isinstance(name, str)]
+    return f'holds {names[0]!r}, which is no text' if names else None
+
+
+def _class_file(path: str) -> 'list[str]':
+    """Return the names in a file as MMEngine reads it: one a line."""
+    with open(path, encoding='utf-8') as file:
+        return [line.rstrip('\n\r') for line in file]
+
+
 def _classes(dataset: dict) -> 'Optional[Sequence[str]]':
     """Return the class names of a data set; ``None`` if they cannot be told."""
     given = (dataset.get('metainfo') or {}).get('classes')
+    if isinstance(given, str) and os.path.isfile(given):
+        return _class_file(given)
     if given is None:
         from mmdet.registry import DATASETS
 

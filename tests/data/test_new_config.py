@@ -369,7 +369,10 @@ def test_boxes_suffice_for_a_detector(make):
 
 def test_rle_that_the_base_ignores(make):
     def edit(data):
-        data['annotations'][0]['segmentation'] = {'size': [64, 64], 'counts': 'abc'}
+        data['annotations'][0]['segmentation'] = {
+            'size': [64, 64],
+            'counts': [260, 8, 3828],
+        }
 
     make(edit_train=edit)
     with pytest.raises(ValueError, match='1 masks are RLE'):

@@ -2,23 +2,34 @@ import json
 
 import pytest
 from mmengine.config import Config
+from PIL import Image
 
 from mmws.data.errors import DataError
 from mmws.data.preflight import check_data, find_problems, head_classes
 
 CLASSES = ('cat', 'dog')
+ANNOTATION = {
+    'id': 1, 'image_id': 1, 'category_id': 7, 'bbox': [2, 2, 6, 4], 'area': 24, 'iscrowd': 0,
+}  # fmt: skip
 CATEGORIES = [{'id': 7, 'name': 'cat'}, {'id': 3, 'name': 'dog'}]
 
 
 @pytest.fixture
 def root(tmp_path):
     (tmp_path / 'train').mkdir()
-    images = [{'id': i, 'file_name': f'{i:03d} "ü".jpg'} for i in range(40)]
-    for image in images:
-        (tmp_path / 'train' / image['file_name']).touch()
-    content = {'images': images, 'annotations': [], 'categories': CATEGORIES}
+    content = {'images': images(40), 'annotations': [ANNOTATION], 'categories': CATEGORIES}
+    for image in content['images']:
+        Image.new('RGB', (16, 8)).save(tmp_path / 'train' / image['file_name'])
     (tmp_path / 'train.json').write_text(json.dumps(content))
     return tmp_path
+
+
+def images(count):
+    """Return entries of images, of which 40 files exist."""
+    return [
+        {'id': i, 'file_name': f'{i % 40:03d} "ü".jpg', 'width': 16, 'height': 8}
+        for i in range(count)
+    ]
 
 
 def coco(root, **changes):
@@ -91,10 +102,10 @@ def test_absolute_path_does_not_follow_data_root(root):
 
 def test_finds_an_image_missing_far_into_the_file(root):
     # Half of the data copied: the sample must not be taken from the beginning only.
-    images = [{'id': i, 'file_name': f'{i % 40:03d} "ü".jpg'} for i in range(20_000)]
-    for image in images[10_000:]:
+    entries = images(20_000)
+    for image in entries[10_000:]:
         image['file_name'] = 'gone.jpg'
-    (root / 'train.json').write_text(json.dumps({'images': images}))
+    (root / 'train.json').write_text(json.dumps({'images': entries}))
     with pytest.raises(DataError, match='gone'):
         check_data(config(coco(root)))
 
@@ -194,6 +205,7 @@ def with_categories(root, names, ids=None, first=False):
     # A word, a key of other things, and a list of something else come before and after.
     noise = {'info': {'description': 'its "categories": []', 'categories': [1]}, 'categories': None}
     content = {**noise, **content, 'categories': categories, 'more': {'categories': ['x']}}
+    content['annotations'] = [{**ANNOTATION, 'category_id': categories[0]['id']}]
     if first:
         content = {'categories': categories, **content}
     (root / 'train.json').write_text(json.dumps(content, indent=1))

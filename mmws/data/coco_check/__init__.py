@@ -4,8 +4,8 @@ The checks follow what ``mmdet.datasets.CocoDataset`` and pycocotools do with a 
 of problem says what becomes of the entries concerned.
 """
 
-from .check import check_coco
-from .images import read_image_size
+from .check import check_coco, check_entries
+from .pixels import read_image_size
 from .report import CocoReport, Problem
 
-__all__ = ['CocoReport', 'Problem', 'check_coco', 'read_image_size']
+__all__ = ['CocoReport', 'Problem', 'check_coco', 'check_entries', 'read_image_size']

@@ -1,71 +1,55 @@
-"""Find the image files, and compare them with what the annotation file says."""
+"""Find the image files that an annotation file names."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from .report import CocoReport
 
-_OPENED_IMAGES = 200  # spread over the file; opening all of COCO takes minutes
 
-_EXIF_ORIENTATION = 274  # 5 to 8: turned by a quarter when read
+def check_files(report: CocoReport, img_dir: str | Path | None, split: str) -> dict[str, str]:
+    """Find the folder of the images and the files missing in it.
 
+    Args:
+        report: Gets ``img_dir`` and the problems.
+        img_dir: Folder of the images. ``None``: look for it near the annotation file.
+        split: ``'train'`` or ``'val'``, which names folders to look for.
 
-def check_files(report: CocoReport, img_dir: str | Path | None, split: str) -> None:
-    """Find the folder of the images and the files missing in it."""
-    folders = [str(img_dir)] if img_dir is not None else _likely_folders(Path(report.path), split)
-    missing: Sequence[str] = report.file_names
-    for folder in folders:
-        missing_here = _missing_files(folder, report.file_names)
-        if len(missing_here) < len(missing):
-            report.img_dir, missing = folder, missing_here
-        if not missing:
-            return
-    if img_dir is None and report.img_dir is None:
-        report.add('no_img_dir', [', '.join(folders)])
-        return
-    report.img_dir = report.img_dir or str(img_dir)
-    report.add('missing_images', missing, f'in {report.img_dir}: ')
-
-
-def check_some_images(report: CocoReport, images: list[dict]) -> None:
-    """Compare files with the sizes in the annotation file; only headers are read."""
-    bad, odd = [], []
-    for image in images[:: max(1, len(images) // _OPENED_IMAGES)]:
-        name = image['file_name']
-        path = os.path.join(report.img_dir or '', name)
-        if not os.path.exists(path):
-            continue  # reported already
-        try:
-            width, height = read_image_size(path)
-        except Exception:  # each format has errors of its own
-            bad.append(name)
-            continue
-        if (width, height) != (image['width'], image['height']):
-            odd.append(f'{name} is {width}x{height}')
-    report.add('bad_images', bad, f'of a sample, in {report.img_dir}: ')
-    report.add('image_sizes', odd, 'of a sample: ')
-
-
-def read_image_size(path: str | Path) -> tuple[int, int]:
-    """Return (width, height) of an image file as MMDetection reads it, from its header.
-
-    Raises:
-        OSError: if the file is missing or no image; it names the file.
+    Returns:
+        For files that are there under another spelling: the name in the annotation file and the
+        path relative to ``report.img_dir``.
     """
-    try:
-        with Image.open(path) as file:
-            width, height = file.size
-            turned = file.getexif().get(_EXIF_ORIENTATION, 1) >= 5
-    except OSError as error:
-        if str(path) in str(error):
-            raise
-        raise OSError(f'image {path} cannot be read: {error}') from error
-    return (height, width) if turned else (width, height)
+    folders = [str(img_dir)] if img_dir is not None else _likely_folders(Path(report.path), split)
+    best: tuple[int, str, list[str], dict[str, str]] | None = None
+    for folder in folders:
+        missing = _missing_files(folder, report.file_names)
+        respelled = _respelled(folder, missing) if missing and os.path.isdir(folder) else {}
+        # A folder that has the files as they are written wins over one with other spellings.
+        lost = 2 * len(missing) - len(respelled)
+        if lost < (2 * len(report.file_names) if best is None else best[0]):
+            best = lost, folder, missing, respelled
+        if not missing:
+            break
+    if best is None:
+        if img_dir is None:
+            report.add('no_img_dir', [', '.join(folders)])
+            return {}
+        best = 0, str(img_dir), list(report.file_names), {}
+    _, folder, missing, respelled = best
+    report.img_dir = folder
+    report.add(
+        'spelled_otherwise',
+        [f'{name} is {there}' for name, there in respelled.items()],
+        f'in {report.img_dir}: ',
+    )
+    absent = [name for name in missing if name not in respelled]
+    report.add('missing_images', absent, f'in {report.img_dir}: ')
+    names = Counter(respelled.get(name, name) for name in report.file_names)
+    report.add('repeated_files', [name for name, count in names.items() if count > 1], 'e.g. ')
+    return respelled
 
 
 def _likely_folders(json_path: Path, split: str) -> list[str]:
@@ -98,5 +82,23 @@ def _names_in(folder: str) -> set[str]:
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries}
-    except OSError:
+    except (OSError, ValueError):
         return set()
+
+
+def _respelled(folder: str, missing: Sequence[str]) -> dict[str, str]:
+    """Return the files that are there with another case or separator, or without a prefix."""
+    there: dict[str, str] = {}
+    for where, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.relpath(os.path.join(where, name), folder).replace(os.sep, '/')
+            there.setdefault(path.lower(), path)
+    found = {}
+    for file_name in missing:
+        parts = file_name.replace('\\', '/').lower().split('/')
+        # The longest end of the path that exists: only what stands before it is left out.
+        ends = ('/'.join(parts[first:]) for first in range(len(parts)))
+        match = next((there[end] for end in ends if end in there), None)
+        if match is not None:
+            found[file_name] = match
+    return found

@@ -1,4 +1,4 @@
-"""Kinds of problems, and what was found in one annotation file."""
+"""What was found in one annotation file."""
 
 from __future__ import annotations
 
@@ -6,96 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-# kind -> (severity, what is wrong, what to do or what becomes of it). An error crashes training or
-# spoils it silently; a warning costs data.
-_KINDS = {
-    'unreadable': ('error', 'cannot be read', 'give the path of a JSON annotation file'),
-    'not_coco': (
-        'error',
-        'is not a COCO instances file',
-        "it must be an object with the lists 'images', 'annotations' and 'categories'",
-    ),
-    'bad_entries': (
-        'error',
-        'entries lack a field or have a wrong value in it',
-        'MMDetection reads these fields of every entry: add them',
-    ),
-    'duplicate_categories': (
-        'error',
-        'category ids or names used twice',
-        'MMDetection selects categories by name: make ids and names unique',
-    ),
-    'duplicate_image_ids': ('error', 'image ids used twice', 'renumber the images'),
-    'duplicate_annotation_ids': ('error', 'annotation ids used twice', 'renumber the annotations'),
-    'unknown_categories': (
-        'error',
-        "annotations whose category_id is not in 'categories'",
-        'they would be dropped without a word: add the categories or remove the annotations',
-    ),
-    'no_annotations': (
-        'error',
-        'no annotation that can be trained on or evaluated',
-        'boxes must be [x, y, width, height] in pixels, at least 1x1, inside their image',
-    ),
-    'no_masks': (
-        'error',
-        'annotations without a mask while the base config trains masks',
-        "add 'segmentation' (a list of polygons, or RLE), or take a `base` without a mask head",
-    ),
-    'mask_sizes': (
-        'error',
-        'RLE masks of another size than their image',
-        "make 'size' of the mask the image's [height, width]",
-    ),
-    'bad_masks': (
-        'warning',
-        'masks with a polygon of fewer than 3 points or an odd number of coordinates',
-        'training ignores such polygons, COCO evaluation fails on them: remove them',
-    ),
-    'no_img_dir': (
-        'error',
-        'its images are in none of the folders tried',
-        'name the folder with `img_dirs`',
-    ),
-    'missing_images': (
-        'error',
-        'image files are missing',
-        'put them there, or name the folder with `img_dirs`',
-    ),
-    'bad_images': (
-        'error',
-        'image files cannot be read',
-        'training stops at them: replace them, or remove them from the file',
-    ),
-    'image_sizes': (
-        'error',
-        "images whose size is not their 'width' and 'height'",
-        'masks and boxes would be misplaced: write the sizes of the files',
-    ),
-    'no_iscrowd': (
-        'warning',
-        "annotations without 'iscrowd'",
-        'COCO evaluation fails without it: add "iscrowd": 0',
-    ),
-    'unknown_images': (
-        'warning',
-        "annotations whose image_id is not in 'images'",
-        'they are ignored',
-    ),
-    'empty_boxes': ('warning', 'boxes with a width or height <= 0', 'training drops them'),
-    'tiny_boxes': ('warning', 'boxes below 1x1 pixel or with an area <= 0', 'training drops them'),
-    'outside_boxes': ('warning', 'boxes entirely outside their image', 'training drops them'),
-    'partly_outside_boxes': (
-        'warning',
-        'boxes more than 1 pixel over the edge of their image',
-        'check the image sizes; are the boxes [x, y, width, height]?',
-    ),
-    'images_without_annotations': (
-        'warning',
-        'images without annotations',
-        'training skips them unless filter_cfg.filter_empty_gt=False',
-    ),
-}
+from .kinds import KINDS
 
 
 @dataclass(frozen=True)
@@ -103,10 +14,10 @@ class Problem:
     """One kind of problem in one annotation file.
 
     Attributes:
-        kind: Short name, e.g. ``'empty_boxes'``.
+        kind: Short name, a key of :data:`KINDS`, e.g. ``'empty_boxes'``.
         severity: ``'error'``: training would crash or be wrong; ``'warning'``: data are lost.
         count: How many entries have it.
-        examples: The first few of them.
+        examples: The first three of them.
         text: The problem and its remedy in one line that begins with the file.
     """
 
@@ -115,6 +26,11 @@ class Problem:
     count: int
     examples: tuple[str, ...]
     text: str
+
+    @property
+    def mended(self) -> bool:
+        """Whether :func:`mmws.data.mend.mend_coco` can correct it."""
+        return KINDS[self.kind].mended
 
 
 @dataclass
@@ -127,11 +43,16 @@ class CocoReport:
         classes: Class names; ``classes[i]`` is MMDetection's label ``i``.
         counts: Annotations of each class, in the order of ``classes``.
         file_names: ``file_name`` of each image.
+        sizes: Width and height of each image, in pixels.
         instances: Number of annotations, crowds included.
         crowds: Number of annotations with ``iscrowd``.
         rle_masks: Number of masks given as RLE, crowds excluded.
+        masks: Number of annotations that have a mask.
         images_with_instances: Number of images with an annotation of a known category.
         min_side: Shortest side of all images, in pixels.
+        object_sides: Geometric mean of width and height of the boxes, in pixels: percentiles 5,
+            25, 50, 75 and 95; empty without boxes.
+        max_objects: Most objects in an image.
         problems: What is wrong, worst first.
     """
 
@@ -140,11 +61,15 @@ class CocoReport:
     classes: tuple[str, ...] = ()
     counts: tuple[int, ...] = ()
     file_names: tuple[str, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
     instances: int = 0
     crowds: int = 0
     rle_masks: int = 0
+    masks: int = 0
     images_with_instances: int = 0
     min_side: int = 0
+    object_sides: tuple[float, ...] = ()
+    max_objects: int = 0
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -152,16 +77,38 @@ class CocoReport:
         """Number of images."""
         return len(self.file_names)
 
-    def add(self, kind: str, found: Iterable[Any], where: str = '') -> None:
-        """Add a problem of ``kind`` unless ``found``, the entries that have it, is empty."""
+    def add(
+        self,
+        kind: str,
+        found: Iterable[Any],
+        where: str = '',
+        what: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        """Add a problem unless ``found`` is empty.
+
+        Args:
+            kind: A key of :data:`KINDS`.
+            found: The entries that have it, as the user knows them.
+            where: What to write before the examples; without it their number is left out too.
+            what: Said instead of the kind's ``what``.
+            remedy: Said instead of the kind's ``remedy``.
+        """
         found = list(found)
         if not found:
             return
-        severity, what, remedy = _KINDS[kind]
-        examples = tuple(str(entry) for entry in found[:3])
+        entry = KINDS[kind]
+        examples = tuple(_shown(value) for value in found[:3])
+        what = what or entry.what
         what = f'{len(found)} {what}' if where else what
         more = ', ...' if len(found) > len(examples) else ''
         named = f' ({where}{", ".join(examples)}{more})' if where or examples[0] else ''
-        text = f'{self.path}: {what}{named}: {remedy}'
-        self.problems.append(Problem(kind, severity, len(found), examples, text))
+        text = f'{self.path}: {what}{named}: {remedy or entry.remedy}'
+        self.problems.append(Problem(kind, entry.severity, len(found), examples, _shown(text)))
         self.problems.sort(key=lambda problem: problem.severity)
+
+
+def _shown(value: Any) -> str:
+    """Return a value as text that any terminal takes: no line ends, no half characters."""
+    text = str(value).encode('utf-8', 'backslashreplace').decode('utf-8')
+    return ' '.join(text.split())

@@ -13,6 +13,18 @@ MASK_BASE = 'mmws::mask_rcnn/mask_rcnn_r50_gnws.py'
 
 BOX_BASE = 'mmws::faster_rcnn/faster_rcnn_r50_gnws.py'
 
+# The same for small images, from scratch.
+NARROW_MASK_BASE = 'mmws::mask_rcnn_r18_gnws_narrow.py'
+
+NARROW_BOX_BASE = 'mmws::faster_rcnn_r18_gnws_narrow.py'
+
+
+def choose_base(masks: bool, narrow: bool) -> str:
+    """Return the config to inherit from where the user names none."""
+    if narrow:
+        return NARROW_MASK_BASE if masks else NARROW_BOX_BASE
+    return MASK_BASE if masks else BOX_BASE
+
 
 def load_base(base: str | Path) -> dict:
     """Return the base config as a dict; raise ValueError unless it trains on COCO instances."""

@@ -7,26 +7,26 @@ import os
 from mmws.config.tree import walk
 
 from ..coco_check import CocoReport
-
-# COCO evaluation stops on these, training does not.
-_FATAL_IN_VAL = ('no_iscrowd', 'bad_masks')
+from ..preflight import FATAL_IN_EVALUATION
 
 
-def sort_problems(train: CocoReport, val: CocoReport) -> tuple[list[str], list[str]]:
+def sort_problems(train: CocoReport, val: CocoReport | None) -> tuple[list[str], list[str]]:
     """Return the errors and the warnings in both files."""
     errors: list[str] = []
     warnings: list[str] = []
-    for report in (train, val):
+    for report in (train, val) if val is not None else (train,):
         for problem in report.problems:
-            fatal = problem.severity == 'error' or (report is val and problem.kind in _FATAL_IN_VAL)
+            fatal = problem.severity == 'error' or (
+                report is val and problem.kind in FATAL_IN_EVALUATION
+            )
             (errors if fatal else warnings).append(problem.text)
     return errors, warnings
 
 
-def class_errors(train: CocoReport, val: CocoReport) -> list[str]:
+def class_errors(train: CocoReport, val: CocoReport | None) -> list[str]:
     """Return an error if the two files list different categories, or the same in another order."""
     # A file without classes could not be read, which is reported already.
-    if train.classes == val.classes or not train.classes or not val.classes:
+    if val is None or train.classes == val.classes or not train.classes or not val.classes:
         return []
     odd = sorted(set(train.classes) ^ set(val.classes))
     how = f'only one has {few(odd)}' if odd else 'the order differs'
@@ -48,8 +48,11 @@ def rle_errors(cfg: dict, train: CocoReport) -> list[str]:
     ]
 
 
-def comparison_warnings(train: CocoReport, val: CocoReport) -> list[str]:
+def comparison_warnings(train: CocoReport, val: CocoReport | None) -> list[str]:
     """Return warnings about classes and images that are odd between training and validation."""
+    if val is None:
+        bare = [name for name, n in zip(train.classes, train.counts) if not n]
+        return [f'{len(bare)} classes have no annotation at all: {few(bare)}'] if bare else []
     rows = list(zip(train.classes, train.counts, val.counts))
     found = [
         ('classes appear in train only', [name for name, n, m in rows if n and not m]),

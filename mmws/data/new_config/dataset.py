@@ -11,12 +11,20 @@ from mmws.config.code import Code, assign, is_under
 from mmws.config.tree import datasets, kind
 
 from ..coco_check import CocoReport
+from .fit import Fit
+from .schedule import as_list
 
 
 def data_section(
-    cfg: dict, train: CocoReport, val: CocoReport, images_per_gpu: int, masks: bool
+    fit: Fit,
+    train: CocoReport,
+    val: CocoReport | None,
+    images_per_gpu: int,
+    masks: bool,
+    keep_empty: bool,
 ) -> tuple[str, int]:
     """Return the text that sets the data and the number of images in an epoch."""
+    cfg = fit.cfg
     data_root, (train_file, train_dir, val_file, val_dir) = _data_paths(train, val)
 
     def values(ann_file: str, img_dir: str) -> dict:
@@ -37,6 +45,11 @@ def data_section(
             f'\n# The base skips images with a side below {filter_cfg["min_size"]} pixels; the '
             f'shortest here is {train.min_side}.'
         )
+    if keep_empty:
+        train_values.setdefault('filter_cfg', {})['filter_empty_gt'] = False
+        filter_cfg = {**filter_cfg, 'filter_empty_gt': False}
+    if 'train' in fit.pipelines:
+        train_values['pipeline'] = fit.pipelines['train']
     train_dataset = dataset_override(
         cfg['train_dataloader']['dataset'],
         '_base_.train_dataloader.dataset',
@@ -49,7 +62,19 @@ def data_section(
         '# batch_size is per GPU.',
         assign('train_dataloader', {'batch_size': images_per_gpu, 'dataset': train_dataset}),
     ]
+    skips_empty = filter_cfg.get('filter_empty_gt', False)
+    images = train.images_with_instances if skips_empty else train.images
+    if val is None:
+        lines.append('# There are no images to evaluate on.')
+        lines += [
+            f'{split}_{name} = None'
+            for split in ('val', 'test')
+            for name in ('dataloader', 'evaluator', 'cfg')
+        ]
+        return '\n'.join(lines), images * times
     val_values = values(val_file, val_dir)
+    if 'val' in fit.pipelines:
+        val_values['pipeline'] = fit.pipelines['val']
     val_json = Code(f'data_root + {val_file!r}')
     for split in ('val', 'test'):
         loader, evaluator = cfg.get(f'{split}_dataloader'), cfg.get(f'{split}_evaluator')
@@ -68,8 +93,6 @@ def data_section(
             assign(f'{split}_dataloader', {'dataset': dataset}),
             assign(f'{split}_evaluator', evaluator_override(evaluator, val_json, masks)),
         ]
-    skips_empty = filter_cfg.get('filter_empty_gt', False)
-    images = train.images_with_instances if skips_empty else train.images
     return '\n'.join(lines), images * times
 
 
@@ -92,9 +115,9 @@ def dataset_override(dataset: dict, code: str, values: dict, fallback: dict) -> 
         override = {
             '_delete_': True,
             'type': 'CocoDataset',
-            **values,
-            **fallback,
             'pipeline': Code(f'{code}.pipeline'),
+            **fallback,
+            **values,
         }
     for key in wrappers:
         override = {key: override}
@@ -123,15 +146,19 @@ def coco_prefix(evaluator: Any) -> str | None:
 def evaluator_override(evaluator: Any, ann_file: Code, masks: bool) -> dict:
     """Return what makes the base's metric read the user's annotation file."""
     if coco_prefix(evaluator) is not None:
-        return {'ann_file': ann_file}
+        metrics = as_list(evaluator.get('metric') or 'bbox')
+        kept = [metric for metric in metrics if masks or metric != 'segm']
+        changed = {} if kept == metrics else {'metric': kept or ['bbox']}
+        return {'ann_file': ann_file, **changed}
     metric = ['bbox', 'segm'] if masks else ['bbox']
     return {'_delete_': True, 'type': 'CocoMetric', 'metric': metric, 'ann_file': ann_file}
 
 
-def _data_paths(train: CocoReport, val: CocoReport) -> tuple[str, list[str]]:
+def _data_paths(train: CocoReport, val: CocoReport | None) -> tuple[str, list[str]]:
     """Return ``data_root`` and, relative to it, train file, train images, val file, val images."""
-    files = [train.path, val.path]
-    folders = [report.img_dir or '' for report in (train, val)]
+    reports = (train, val or train)
+    files = [report.path for report in reports]
+    folders = [report.img_dir or '' for report in reports]
     root = os.path.commonpath(
         [os.path.abspath(path) for path in [*map(os.path.dirname, files), *folders]]
     )

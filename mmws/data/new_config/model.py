@@ -35,3 +35,14 @@ def model_override(model: dict, old: int) -> dict:
                 node = node.setdefault(parent, {})
             node[key] = rewrite(value_at(model, (*parents, key)), with_classes, (*parents, key))
     return override
+
+
+def merged(one: dict, other: dict) -> dict:
+    """Return nested dicts merged; where both have a value that is no dict, the other's."""
+    both = {
+        key: merged(one[key], value)
+        if isinstance(value, dict) and isinstance(one.get(key), dict)
+        else value
+        for key, value in other.items()
+    }
+    return {**one, **both}

@@ -13,6 +13,10 @@ MIN_IMAGES_SEEN = 24_000
 
 MAX_EPOCHS = 300
 
+# Time to evaluate on an image, compared with a training step on it: the forward pass is a third,
+# and masks are pasted into images of full size and matched.
+_COST_OF_EVALUATION = 0.5
+
 # Evaluating and saving more often costs time and disk and tells nothing new.
 MAX_EVALUATIONS = 12
 
@@ -24,6 +28,17 @@ def epochs_for(images: int, base_epochs: int) -> int:
     ``MAX_EPOCHS``.
     """
     return max(base_epochs, min(math.ceil(MIN_IMAGES_SEEN / images), MAX_EPOCHS))
+
+
+def evaluations_for(seen: int, val_images: int) -> int:
+    """Return how often to evaluate, at most ``MAX_EVALUATIONS`` and in a tenth of the time.
+
+    Args:
+        seen: Images that the detector is trained on, counted each time.
+        val_images: Images of an evaluation.
+    """
+    affordable = int(seen / (9 * _COST_OF_EVALUATION * max(val_images, 1)))
+    return max(1, min(affordable, MAX_EVALUATIONS))
 
 
 @dataclass
@@ -38,7 +53,12 @@ class Schedule:
 
 
 def make_schedule(
-    cfg: dict, images: int, images_per_gpu: int, epochs: int | None, iters: int | None
+    cfg: dict,
+    images: int,
+    val_images: int,
+    images_per_gpu: int,
+    epochs: int | None,
+    iters: int | None,
 ) -> Schedule:
     """Fit the base's schedule to the user's data, or to the length that the user asked for."""
     unit = 'iters' if 'max_iters' in cfg['train_cfg'] else 'epochs'
@@ -64,7 +84,8 @@ def make_schedule(
             scheduler = _with_end(scheduler, min(scheduler['end'], tenth))
         schedulers.append(scheduler)
 
-    val_interval = math.ceil(total / MAX_EVALUATIONS)
+    seen = total * images if unit == 'epochs' else total * images_per_gpu
+    val_interval = math.ceil(total / evaluations_for(seen, val_images))
     if total == base_total:
         val_interval = max(val_interval, cfg['train_cfg'].get('val_interval', 1))
     return Schedule(unit, base_total, total, val_interval, schedulers)

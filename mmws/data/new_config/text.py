@@ -2,48 +2,80 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
+import string
 from pathlib import Path
 from typing import Any
 
 from mmws.config.code import Code, assign
+from mmws.config.tree import value_at
 
 from ..coco_check import CocoReport
 from ..palette import make_palette
 from .dataset import coco_prefix, data_section
-from .model import classes_of_base, model_override
+from .fit import Fit
+from .model import classes_of_base, merged, model_override
 from .schedule import Schedule, as_list, make_schedule
+from .start import Start
 
 
-def command_line(arguments: dict[str, Any]) -> str:
-    """Return the command line of the tool with those arguments that have a value."""
+def _quoted(value: Any) -> str:
+    """Return an argument as a shell reads it, safe to stand in the docstring of a config.
+
+    Quotes, control characters and the braces of MMEngine's templates are written as escapes of
+    ``$'...'``, so that no name can end the docstring, or be replaced in it.
+    """
+    text = str(value)
+    if '"""' not in text and '{{' not in text and text.isprintable():
+        return shlex.quote(text)
+    plain = set(string.ascii_letters + string.digits + ' _-+./:,=@()[]')
+    escaped = (
+        char if char in plain else ''.join(f'\\x{byte:02x}' for byte in os.fsencode(char))
+        for char in text
+    )
+    return f"$'{''.join(escaped)}'"
+
+
+def command_line(options: dict[str, Any]) -> str:
+    """Return the command line with those options that have a value."""
     lines = [
-        ' '.join([f'--{name.replace("_", "-")}', *(shlex.quote(str(v)) for v in as_list(values))])
-        for name, values in arguments.items()
+        ' '.join([option, *(_quoted(value) for value in as_list(values) if value is not True)])
+        for option, values in options.items()
         if values is not None
     ]
+    lines = [line.strip() for line in lines]
     return ' \\\n        '.join(['python tools/new_config.py', *lines])
 
 
 def config_text(
-    cfg: dict,
+    fit: Fit,
     base: str,
     command: str,
     train: CocoReport,
-    val: CocoReport,
+    val: CocoReport | None,
     masks: bool,
     images_per_gpu: int,
     epochs: int | None,
     iters: int | None,
+    start: Start,
+    keep_empty: bool = False,
 ) -> tuple[str, str]:
     """Return the text of the config and the length of its training."""
+    cfg = fit.cfg
     model = cfg['model']
-    override = model_override(model, classes_of_base(model))
-    data, images = data_section(cfg, train, val, images_per_gpu, masks)
-    schedule = make_schedule(cfg, images, images_per_gpu, epochs, iters)
+    override = merged(model_override(model, classes_of_base(model)), fit.model)
+    if start.load_from is not None and value_at(model, ('backbone', 'init_cfg')):
+        # The detector's weights replace the backbone's, which need not be downloaded.
+        override = merged(override, {'backbone': {'init_cfg': None}})
+    data, images = data_section(fit, train, val, images_per_gpu, masks, keep_empty)
+    val_images = val.images if val is not None else 0
+    schedule = make_schedule(cfg, images, val_images, images_per_gpu, epochs, iters)
     metainfo = {'classes': Code('classes'), 'palette': make_palette(len(train.classes))}
     base_batch_size = (cfg.get('auto_scale_lr') or {}).get('base_batch_size', 16)
-    name = Path(base.rpartition('::')[2]).stem
+    # Only letters that cannot end the string that they stand in.
+    name = re.sub(r'[^\w.+-]', '_', Path(base.rpartition('::')[2]).stem)
     parts = [
         f'r"""{name} for data of your own, {train.images} training images.',
         '',
@@ -62,23 +94,25 @@ def config_text(
         'num_classes = len(classes)',
         '# Every head counts the classes for itself.',
         assign('model', override),
+        *_start_section(start),
         '',
         data,
         '',
-        schedule_section(cfg, schedule, images, given=bool(epochs or iters)),
+        schedule_section(cfg, schedule, images, val is not None, given=bool(epochs or iters)),
         '',
         f"# The base's learning rate is for {base_batch_size} images a step. It scales by itself\n"
         '# to the images you take: GPUs x images per GPU.',
         assign('auto_scale_lr', {'enable': True, 'base_batch_size': base_batch_size}),
         '',
-        '# Keeps the last three checkpoints and the best one; the interval is that of validation.',
-        assign('default_hooks', {'checkpoint': checkpoint_hook(cfg, schedule, masks)}),
+        *_checkpoint_section(cfg, schedule, masks, val is not None),
         '',
     ]
     return '\n'.join(parts), f'{schedule.total} {schedule.unit}'
 
 
-def schedule_section(cfg: dict, schedule: Schedule, images: int, given: bool) -> str:
+def schedule_section(
+    cfg: dict, schedule: Schedule, images: int, evaluates: bool, given: bool
+) -> str:
     """Return the text that sets the length of the training and its learning rate."""
     unit, total, base_total = schedule.unit, schedule.total, schedule.base_total
     if given:
@@ -92,7 +126,10 @@ def schedule_section(cfg: dict, schedule: Schedule, images: int, given: bool) ->
         )
     lines = [
         f'# {why}',
-        assign('train_cfg', {f'max_{unit}': total, 'val_interval': schedule.val_interval}),
+        assign(
+            'train_cfg',
+            {f'max_{unit}': total} | ({'val_interval': schedule.val_interval} if evaluates else {}),
+        ),
     ]
     if schedule.schedulers and schedule.schedulers != as_list(cfg['param_scheduler']):
         lines += [
@@ -102,12 +139,28 @@ def schedule_section(cfg: dict, schedule: Schedule, images: int, given: bool) ->
     return '\n'.join(lines)
 
 
+def _start_section(start: Start) -> list[str]:
+    if start.load_from is None:
+        return []
+    return ['', *(f'# {line}' for line in start.comment), assign('load_from', start.load_from)]
+
+
+def _checkpoint_section(cfg: dict, schedule: Schedule, masks: bool, evaluates: bool) -> list[str]:
+    if not evaluates:
+        hook = {'interval': max(1, schedule.total // 3), 'max_keep_ckpts': 3}
+        return ['# Keeps three checkpoints.', assign('default_hooks', {'checkpoint': hook})]
+    return [
+        '# Keeps the last three checkpoints and the best one; the interval is that of validation.',
+        assign('default_hooks', {'checkpoint': checkpoint_hook(cfg, schedule, masks)}),
+    ]
+
+
 def checkpoint_hook(cfg: dict, schedule: Schedule, masks: bool) -> dict:
     """Return settings that keep the last three checkpoints and the best."""
     evaluator = cfg['val_evaluator']
     prefix, metrics = coco_prefix(evaluator), ['segm'] if masks else ['bbox']
     if prefix is not None:
-        metrics = as_list(evaluator['metric'])
+        metrics = [m for m in as_list(evaluator['metric']) if masks or m != 'segm']
     best = 'segm' if 'segm' in metrics else 'bbox'
     return {
         'interval': schedule.val_interval,

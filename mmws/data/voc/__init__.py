@@ -10,6 +10,8 @@ from .layout import (
     VOID,
     conversion_hint,
     has_masks,
+    is_sbd,
+    is_voc,
     read_class_names,
     voc_palette,
 )
@@ -21,6 +23,8 @@ __all__ = [
     'conversion_hint',
     'convert_voc',
     'has_masks',
+    'is_sbd',
+    'is_voc',
     'read_class_names',
     'voc_palette',
 ]

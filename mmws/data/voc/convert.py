@@ -12,8 +12,9 @@ from pathlib import Path
 from mmws.files import replacing
 
 from ..errors import DataError
-from .layout import VOC_CLASSES, VOID
-from .objects import VocObject
+from .boxes import find_classes
+from .layout import VOID
+from .objects import BrokenFileError, VocObject, problem_lines
 from .splits import read_split
 from .tree import VocTree, open_tree
 
@@ -95,9 +96,10 @@ def convert_voc(
     Args:
         root: The folder that holds ``JPEGImages`` (VOC), or ``img`` and ``inst`` (SBD).
         splits: Names of lists: ``ImageSets/Segmentation/<split>.txt``,
-            ``ImageSets/Main/<split>.txt`` for boxes, or SBD's ``<split>.txt``.
+            ``ImageSets/Main/<split>.txt`` for boxes, or SBD's ``<split>.txt``. ``'all'`` is every
+            image that has an annotation, and needs no list.
         classes: Class names; ``classes[i]`` is label ``i + 1`` of ``SegmentationClass``. ``None``:
-            the 20 of VOC.
+            the 20 of VOC, or those of the XML files where these have others.
         boxes: Read the boxes of ``Annotations`` and no masks. ``None``: where there are no masks.
         out_dir: Folder for ``instances_<split>.json``, or ``boxes_<split>.json`` without masks;
             ``<root>/annotations`` if ``None``.
@@ -106,13 +108,16 @@ def convert_voc(
         One report for each split.
 
     Raises:
-        DataError: naming every broken file of the tree in a line of its own. Nothing is written.
+        DataError: naming every broken file of the tree; more than two with the same problem share a
+            line. Nothing is written.
         FileExistsError: if an output exists that this function did not write.
         FileNotFoundError: if ``root`` is no such tree.
         ImportError: if SBD is read without SciPy.
         ValueError: if ``classes`` are not unique, or ``boxes`` does not suit the tree.
     """
-    classes = tuple(VOC_CLASSES if classes is None else classes)
+    if classes is None:
+        classes = find_classes(Path(root))
+    classes = tuple(classes)
     repeated = [name for name, count in Counter(classes).items() if count > 1]
     if repeated or not 0 < len(classes) < VOID:
         raise ValueError(
@@ -129,18 +134,18 @@ def convert_voc(
     for path in outputs:
         _require_replaceable(path)
 
-    problems: list[str] = []
+    problems: list[BrokenFileError] = []
     converted = [
         _convert_split(tree, split, str(path), problems) for split, path in zip(splits, outputs)
     ]
     if problems:
-        raise DataError(dict.fromkeys(problems))
+        raise DataError(problem_lines(problems))
     _write_all({report.path: data for report, data in converted})
     return [report for report, _ in converted]
 
 
 def _convert_split(
-    tree: VocTree, split: str, path: str, problems: list[str]
+    tree: VocTree, split: str, path: str, problems: list[BrokenFileError]
 ) -> tuple[VocReport, dict]:
     """Return the report on a split and the content of its COCO file; extend ``problems``."""
     zeros = [0] * len(tree.classes)

@@ -17,9 +17,35 @@ VOC_CLASSES = (
 VOID = 255  # VOC's label for pixels that belong to no class and are not scored
 
 
+# Folders of images and of XML files, by VOC's devkit, by others, and all files in one folder.
+_IMAGES = ('JPEGImages', 'images', 'Images', 'imgs', 'img', '')
+_ANNOTATIONS = ('Annotations', 'annotations', 'labels', 'xmls', 'xml', '')
+
+
+def image_folder(root: Path) -> Path:
+    """Return the folder of the images in a tree of VOC's layout, or one that is like it."""
+    return next(root / name for name in _IMAGES if (root / name).is_dir())
+
+
+def annotation_folder(root: Path) -> Path:
+    """Return the folder of the XML files; ``Annotations`` if there is no XML file anywhere."""
+    for name in _ANNOTATIONS:
+        if next((root / name).glob('*.xml'), None) is not None:
+            return root / name
+    return root / 'Annotations'
+
+
 def is_voc(root: Path) -> bool:
-    """Return whether a folder has the layout of PASCAL VOC."""
-    return (root / 'JPEGImages').is_dir()
+    """Return whether a folder has the layout of PASCAL VOC, or XML files of its kind."""
+    if (root / 'JPEGImages').is_dir():
+        return True
+    first = next(annotation_folder(root).glob('*.xml'), None)
+    if first is None:
+        return False
+    try:
+        return '<object>' in first.read_text('utf-8', 'ignore') or '<size>' in first.read_text()
+    except (OSError, UnicodeError):
+        return False
 
 
 def is_sbd(root: Path) -> bool:

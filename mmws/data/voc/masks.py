@@ -10,8 +10,8 @@ from PIL import Image
 
 from .boxes import BoxReader
 from .difficult import mark_difficult
-from .layout import VOID
-from .objects import BrokenFileError, Contents, objects_of_labels, require_size
+from .layout import VOID, annotation_folder
+from .objects import MISSING, NAME_ALL, BrokenFileError, Contents, objects_of_labels, require_size
 
 
 class MaskReader:
@@ -20,7 +20,7 @@ class MaskReader:
     def __init__(self, root: Path, classes: tuple[str, ...]) -> None:
         self.root = root
         self.classes = classes
-        self.boxes = BoxReader(root, classes)
+        self.boxes = BoxReader(annotation_folder(root), classes)
 
     def __call__(
         self, name: str, size: tuple[int, int], note: Callable[[str, str], None]
@@ -48,13 +48,13 @@ class MaskReader:
         label = int(histogram[1:VOID].argmax())
         if not histogram[1:VOID].any():
             raise BrokenFileError(
-                f'{path}: no class where SegmentationObject has instance {index}: '
-                'correct one of the two'
+                path,
+                f'no class where SegmentationObject has instance {index}',
+                'correct one of the two',
             )
         if label >= len(self.classes):
             raise BrokenFileError(
-                f'{path}: unknown class {label + 1} of {len(self.classes)}: name all classes with '
-                '`classes`, in the order of their labels'
+                path, f'unknown class {label + 1} of {len(self.classes)}', NAME_ALL
             )
         return label
 
@@ -65,15 +65,14 @@ def _read_labels(path: Path, size: tuple[int, int]) -> np.ndarray:
         with Image.open(path) as image:
             mode, labels = image.mode, np.array(image)
     except FileNotFoundError:
-        raise BrokenFileError(
-            f'{path}: missing: put it there, or take the image off the list'
-        ) from None
+        raise BrokenFileError(path, 'missing', MISSING) from None
     except Exception as error:  # Pillow's errors are of many kinds
-        raise BrokenFileError(f'{path}: cannot be read ({error}): get the file again') from None
+        raise BrokenFileError(path, f'cannot be read ({error})', 'get the file again') from None
     if mode not in ('P', 'L'):
         raise BrokenFileError(
-            f'{path}: colours ({mode}) instead of labels: save it as a palette or grey image whose '
-            'values are the labels'
+            path,
+            f'colours ({mode}) instead of labels',
+            'save it as a palette or grey image whose values are the labels',
         )
     require_size(path, labels.shape[::-1], size)
     return labels

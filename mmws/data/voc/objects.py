@@ -29,8 +29,34 @@ class Contents(NamedTuple):
     pixels: int = 0
 
 
+MISSING = 'put it there, or take the image off the list'
+NAME_ALL = 'name all classes with `classes`, in the order of their labels'
+
+
 class BrokenFileError(Exception):
     """A file of an image cannot be used; the message is ``<file>: <what>: <remedy>``."""
+
+    def __init__(self, path: Path, what: str, remedy: str) -> None:
+        super().__init__(f'{path}: {what}: {remedy}')
+        self.path, self.what, self.remedy = path, what, remedy
+
+
+def problem_lines(problems: list[BrokenFileError]) -> list[str]:
+    """Return a line for each file, or one for all where more than two have the same problem."""
+    groups: dict[tuple[str, str], list[BrokenFileError]] = {}
+    for problem in problems:
+        groups.setdefault((problem.what, problem.remedy), []).append(problem)
+    lines = []
+    for (what, remedy), group in groups.items():
+        if len(group) <= 2:
+            lines += [str(problem) for problem in group]
+            continue
+        others = ', '.join(problem.path.name for problem in group[1:3])
+        lines.append(
+            f'{group[0].path} and {len(group) - 1} more files ({others}'
+            f'{", ..." if len(group) > 3 else ""}): {what}: {remedy}'
+        )
+    return list(dict.fromkeys(lines))
 
 
 def require_size(path: Path, size: tuple[Any, ...], expected: tuple[int, int]) -> None:
@@ -40,8 +66,9 @@ def require_size(path: Path, size: tuple[Any, ...], expected: tuple[int, int]) -
             'x'.join(f'{s:g}' if s is not None else '?' for s in wh) for wh in (size, expected)
         ]
         raise BrokenFileError(
-            f'{path}: size {sizes[0]}, while the image has {sizes[1]}: one of the two belongs to '
-            'another image'
+            path,
+            f'size {sizes[0]}, while the image has {sizes[1]}',
+            'one of the two belongs to another image',
         )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .objects import BrokenFileError, Contents, objects_of_labels, require_size
+from .objects import MISSING, NAME_ALL, BrokenFileError, Contents, objects_of_labels, require_size
 
 
 class SbdReader:
@@ -27,24 +27,23 @@ class SbdReader:
     ) -> Contents:
         path = self.root / 'inst' / f'{name}.mat'
         if not path.exists():
-            raise BrokenFileError(f'{path}: missing: put it there, or take the image off the list')
+            raise BrokenFileError(path, 'missing', MISSING)
         try:
             instances = self.loadmat(path, variable_names=['GTinst'])['GTinst'][0, 0]
             instance_map = np.asarray(instances['Segmentation'])
             categories = np.asarray(instances['Categories'], int).ravel()
         except Exception as error:  # a truncated file fails in many ways
-            raise BrokenFileError(
-                f'{path}: no GTinst can be read ({type(error).__name__}): get the file again'
-            ) from None
+            what = f'no GTinst can be read ({type(error).__name__})'
+            raise BrokenFileError(path, what, 'get the file again') from None
         require_size(path, instance_map.shape[::-1], size)
         ids = [int(i) for i in np.unique(instance_map) if i]
         if ids and max(ids) > len(categories):
-            raise BrokenFileError(f'{path}: no category of instance {max(ids)}: get the file again')
+            what = f'no category of instance {max(ids)}'
+            raise BrokenFileError(path, what, 'get the file again')
         labels = [int(categories[i - 1]) - 1 for i in ids]
         unknown = [label + 1 for label in labels if not 0 <= label < len(self.classes)]
         if unknown:
             raise BrokenFileError(
-                f'{path}: unknown class {unknown[0]} of {len(self.classes)}: name all classes with '
-                '`classes`, in the order of their labels'
+                path, f'unknown class {unknown[0]} of {len(self.classes)}', NAME_ALL
             )
         return Contents(objects_of_labels(instance_map, ids, labels), pixels=instance_map.size)

@@ -1,0 +1,199 @@
+"""Import CVAT's XML for images, version 1.1 (https://docs.cvat.ai/docs/manual/advanced/xml_format)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+from ..errors import DataError
+from .builder import CocoBuilder, Imported, Shape
+
+_ELLIPSE_CORNERS = 48
+_SKIPPED = ('points', 'polyline', 'cuboid', 'skeleton')
+_SPLITS = {'train': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val'}
+
+
+def is_cvat(root: Path) -> bool:
+    """Return whether a file is CVAT's XML, or a folder holds one as ``annotations.xml``."""
+    path = _xml_of(root)
+    if path is None:
+        return False
+    with path.open('rb') as file:
+        return b'<annotations>' in file.read(4096)
+
+
+def import_cvat(root: Path) -> Imported:
+    """Read CVAT's XML and find its images.
+
+    Shapes of one ``group_id`` and label are one object. Images of the subsets ``train`` and ``val``
+    stay in these splits.
+
+    Args:
+        root: ``annotations.xml``, or its folder.
+
+    Raises:
+        DataError: if the file cannot be read, is of a video, or images are missing.
+    """
+    path = _xml_of(root)
+    assert path is not None
+    try:
+        tree = ElementTree.parse(path).getroot()
+    except (OSError, ElementTree.ParseError, ValueError) as error:
+        raise DataError([f'{path}: cannot be read as XML ({error}): export it again']) from None
+    if tree.find('track') is not None:
+        raise DataError([f'{path}: holds the tracks of a video: export "CVAT for images 1.1"'])
+    classes = [name.text or '' for name in tree.iterfind('.//labels/label/name')]
+    img_dir = _image_folder(path.parent, tree)
+    builders: dict[str, CocoBuilder] = {}
+    for item in tree.iterfind('image'):
+        split = _SPLITS.get((item.get('subset') or '').lower(), 'all')
+        builder = builders.setdefault(split, CocoBuilder(classes))
+        _add(builder, item)
+        classes = builder.classes  # shared, so that all splits number classes alike
+        for other in builders.values():
+            other.classes = classes
+    if not builders:
+        raise DataError([f'{path}: holds no image: export "CVAT for images 1.1"'])
+    if set(builders) != {'train', 'val'}:
+        builders = {'all': _joined(list(builders.values()))}
+    warnings = [line for builder in builders.values() for line in builder.warnings()]
+    splits = {split: builder.data() for split, builder in sorted(builders.items())}
+    return Imported('CVAT', img_dir, splits, warnings)
+
+
+def _xml_of(root: Path) -> Path | None:
+    if root.is_file():
+        return root if root.suffix == '.xml' else None
+    path = root / 'annotations.xml'
+    return path if path.is_file() else None
+
+
+def _image_folder(folder: Path, tree: ElementTree.Element) -> Path:
+    names = [item.get('name') or '' for item in tree.iterfind('image')]
+    places = [folder / 'images', folder, folder.parent / 'images', folder.parent]
+    places += [folder / 'images' / 'default']
+    found = [sum((place / name).is_file() for name in names) for place in places]
+    if names and not max(found):
+        raise DataError([f'{folder}: the images are missing, such as {names[0]}: put them there'])
+    return places[int(np.argmax(found))] if names else folder
+
+
+def _joined(builders: list[CocoBuilder]) -> CocoBuilder:
+    whole = CocoBuilder(builders[0].classes)
+    for builder in builders:
+        first_image, first_object = len(whole.images), len(whole.annotations)
+        for image in builder.images:
+            whole.images.append({**image, 'id': image['id'] + first_image})
+        for entry in builder.annotations:
+            whole.annotations.append(
+                {
+                    **entry,
+                    'id': entry['id'] + first_object,
+                    'image_id': entry['image_id'] + first_image,
+                }
+            )
+        for what, where in builder.skipped.items():
+            whole.skipped.setdefault(what, []).extend(where)
+    return whole
+
+
+def _add(builder: CocoBuilder, item: ElementTree.Element) -> None:
+    size = int(_number(item, 'width')), int(_number(item, 'height'))
+    image = builder.add_image(item.get('name') or '', size)
+    groups: dict[tuple[str, str], list[Shape]] = {}
+    objects: list[tuple[str, list[Shape]]] = []
+    for number, element in enumerate(item, start=1):
+        where = f'{image["file_name"]} shape {number}'
+        if element.tag == 'tag':
+            continue
+        if element.tag in _SKIPPED:
+            builder.skip('points, lines, cuboids and skeletons left out', where)
+            continue
+        try:
+            shape = _shape(element, size)
+        except (KeyError, ValueError, TypeError):
+            shape = None
+        if shape is None:
+            builder.skip('shapes left out, which cannot be read or enclose nothing', where)
+            continue
+        label = element.get('label') or ''
+        key = label, element.get('group_id') or '0'
+        if key[1] != '0' and key in groups:
+            groups[key].append(shape)
+            continue
+        groups[key] = [shape]
+        objects.append((label, groups[key]))
+    for label, shapes in objects:
+        builder.add_object(image, label, shapes)
+
+
+def _number(element: ElementTree.Element, name: str, default: str | None = None) -> float:
+    text = element.get(name, default)
+    value = float(text if text is not None else 'nan')
+    if not math.isfinite(value):
+        raise ValueError(f'{name} is {text!r}, which is no finite number')
+    return value
+
+
+def _shape(element: ElementTree.Element, size: tuple[int, int]) -> Shape | None:
+    kind: Any = element.tag
+    if kind == 'box':
+        left, top, right, bottom = (_number(element, k) for k in ('xtl', 'ytl', 'xbr', 'ybr'))
+        angle = math.radians(_number(element, 'rotation', '0'))
+        if not angle:
+            return Shape(box=(left, top, right - left, bottom - top))
+        corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
+        centre = (left + right) / 2, (top + bottom) / 2
+        return Shape(polygon=_turned(corners, centre, angle))
+    if kind == 'polygon':
+        points = [pair.split(',') for pair in element.attrib['points'].split(';')]
+        values = [float(value) for x, y in points for value in (x, y)]
+        return (
+            Shape(polygon=values) if len(values) >= 6 and all(map(math.isfinite, values)) else None
+        )
+    if kind == 'ellipse':
+        x, y, rx, ry = (_number(element, k) for k in ('cx', 'cy', 'rx', 'ry'))
+        steps = [2 * math.pi * i / _ELLIPSE_CORNERS for i in range(_ELLIPSE_CORNERS)]
+        corners = [(x + rx * math.cos(a), y + ry * math.sin(a)) for a in steps]
+        return Shape(
+            polygon=_turned(corners, (x, y), math.radians(_number(element, 'rotation', '0')))
+        )
+    if kind == 'mask':
+        return _mask(element, size)
+    return None
+
+
+def _turned(
+    corners: list[tuple[float, float]], centre: tuple[float, float], angle: float
+) -> list[float]:
+    """Return a polygon turned clockwise, as the image is seen."""
+    (cx, cy), cos, sin = centre, math.cos(angle), math.sin(angle)
+    return [
+        value
+        for x, y in corners
+        for value in (
+            cx + (x - cx) * cos - (y - cy) * sin,
+            cy + (x - cx) * sin + (y - cy) * cos,
+        )
+    ]
+
+
+def _mask(element: ElementTree.Element, size: tuple[int, int]) -> Shape | None:
+    """Read runs of background and object, row by row, within a box."""
+    left, top, width, height = (
+        int(_number(element, k)) for k in ('left', 'top', 'width', 'height')
+    )
+    runs = np.array([int(run) for run in element.attrib['rle'].split(',')])
+    if width <= 0 or height <= 0 or (runs < 0).any() or runs.sum() != width * height:
+        return None
+    part = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+    mask = np.zeros((size[1], size[0]), bool)
+    if left < 0 or top < 0:
+        return None
+    window = mask[top : top + height, left : left + width]
+    window |= part[: window.shape[0], : window.shape[1]]
+    return Shape(mask=mask)

@@ -1,0 +1,182 @@
+"""Data sets in others' formats become the COCO data set that they were written from."""
+
+import json
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools import mask as mask_utils
+
+from mmws.config import read_config
+from mmws.data.errors import DataError
+from mmws.data.importers import import_cvat, import_labelme, import_yolo
+from mmws.data.new_config import new_config
+from tests.helpers.formats import as_cvat, as_labelme, as_voc, as_yolo, objects_of
+
+pytest.importorskip('sklearn')
+
+WRITERS = {'yolo': as_yolo, 'labelme': as_labelme, 'cvat': as_cvat, 'voc': as_voc}
+
+
+@pytest.fixture(scope='module')
+def digits(tmp_path_factory):
+    """Return a COCO data set of some digits, and the folder of its images."""
+    from mmws.data.digits import generate_digits
+
+    root = generate_digits(
+        tmp_path_factory.mktemp('digits') / 'd', num_train=10, num_val=1, image_size=(120, 96),
+        digit_size=(28, 44),
+    )  # fmt: skip
+    return json.loads((root / 'annotations/instances_train.json').read_text()), root / 'train'
+
+
+def compare(written, data, images, tmp_path, with_masks):
+    """Assert that the files of a config hold the objects of a data set, each once."""
+    (tmp_path / 'reference.json').write_text(json.dumps(data))
+    expected = objects_of(tmp_path / 'reference.json')
+    found = objects_of(written.train.path, written.val.path)
+    assert found.keys() == expected.keys()
+    for name, objects in expected.items():
+        assert len(found[name]) == len(objects)
+        for (label, box, mask), (other_label, other_box, other_mask) in zip(objects, found[name]):
+            assert label == other_label
+            np.testing.assert_allclose(other_box, box, atol=1.001)  # 1, rounded
+            if with_masks:
+                overlap = mask_utils.iou([mask], [other_mask], [0])[0, 0]
+                # A pixel's edge weighs more in a small object.
+                assert overlap >= 0.98 or mask_utils.area(mask) < 100
+
+
+@pytest.mark.parametrize('name', WRITERS)
+def test_every_format_gives_the_same_objects(digits, tmp_path, name):
+    # Bugs: boxes off by a pixel, x and y swapped, objects of several parts torn apart.
+    data, images = digits
+    root = WRITERS[name](data, images, tmp_path / name)
+    written = new_config(data=root, out=tmp_path / 'mine.py', start='none')
+    compare(written, data, images, tmp_path, with_masks=name != 'voc')
+    assert (written.train.images, written.val.images) == (8, 2)
+    cfg = read_config(tmp_path / 'mine.py')
+    assert ('mask_head' in cfg.model.roi_head) == (name != 'voc')
+
+
+@pytest.mark.parametrize('name', WRITERS)
+def test_real_data_in_every_format(tmp_path, name):
+    root = os.environ.get('MMWS_TEST_NUCLEI')
+    if not root:
+        pytest.skip('MMWS_TEST_NUCLEI does not name the nuclei data set')
+    data = json.loads((Path(root) / 'annotations/instances_val.json').read_text())
+    folder = WRITERS[name](data, Path(root) / 'val', tmp_path / name)
+    written = new_config(data=folder, out=tmp_path / 'mine.py', start='none')
+    compare(written, data, Path(root) / 'val', tmp_path, with_masks=name != 'voc')
+
+
+def test_yolo_with_splits_boxes_and_classes_by_number(digits, tmp_path):
+    data, images = digits
+    root = as_yolo(data, images, tmp_path / 'y')
+    (root / 'data.yaml').unlink()
+    files = sorted((root / 'images').iterdir())
+    for split, chosen in (('train', files[:6]), ('val', files[6:])):
+        for folder in ('images', 'labels'):
+            (root / folder / split).mkdir()
+        for file in chosen:
+            file.rename(root / 'images' / split / file.name)
+            label = root / 'labels' / f'{file.stem}.txt'
+            label.rename(root / 'labels' / split / label.name)
+    (root / 'labels/train' / f'{files[0].stem}.txt').write_text('12 0.5 0.5 0.25 0.5\n')
+    found = import_yolo(root)
+    assert [len(found.splits[s]['images']) for s in ('train', 'val')] == [6, 4]
+    assert [c['name'] for c in found.splits['val']['categories']] == [str(i) for i in range(13)]
+    first = found.splits['train']['annotations'][0]
+    assert first['bbox'] == [45.0, 24.0, 30.0, 48.0]  # of 120 x 96
+    assert 'segmentation' not in first
+
+
+@pytest.mark.parametrize(
+    ('line', 'message'),
+    [('x 0.1 0.2 0.3 0.4', 'line 1 is not a class'), ('99 0.1 0.2 0.3 0.4', 'class 99, but only')],
+)
+def test_a_broken_label_file_is_named(digits, tmp_path, line, message):
+    root = as_yolo(*digits, tmp_path / 'y')
+    next(iter(sorted((root / 'labels').iterdir()))).write_text(line)
+    with pytest.raises(DataError, match=message):
+        import_yolo(root)
+
+
+def test_shapes_of_labelme_and_cvat(tmp_path):
+    # Rectangles given from any corner, circles, masks, groups; points are left out with a word.
+    from PIL import Image
+
+    Image.new('RGB', (40, 30)).save(tmp_path / 'a.png')
+    shapes = [
+        {'label': 'box', 'points': [[30, 20], [10, 5]], 'shape_type': 'rectangle'},
+        {'label': 'disk', 'points': [[20, 15], [20, 25]], 'shape_type': 'circle'},
+        {'label': 'spot', 'points': [[1, 1]], 'shape_type': 'point'},
+        {'label': 'pair', 'points': [[0, 0], [4, 0], [4, 4]], 'group_id': 7},
+        {'label': 'pair', 'points': [[10, 0], [14, 0], [14, 4]], 'group_id': 7},
+        {'label': 'pair', 'points': [[1, 2]], 'shape_type': 'polygon'},
+    ]
+    content = {'shapes': shapes, 'imagePath': '..\\elsewhere\\a.png'}
+    (tmp_path / 'a.json').write_text(json.dumps(content))
+    found = import_labelme(tmp_path)
+    objects = found.splits['all']['annotations']
+    names = [c['name'] for c in found.splits['all']['categories']]
+    assert [names[o['category_id'] - 1] for o in objects] == ['box', 'disk', 'pair']
+    assert objects[0]['bbox'] == [10, 5, 20, 15]
+    assert objects[1]['area'] == pytest.approx(np.pi * 100, rel=0.03)
+    assert len(objects[2]['segmentation']) == 2
+    assert len(found.warnings) == 2
+
+    (tmp_path / 'annotations.xml').write_text(
+        '<annotations><image name="a.png" width="40" height="30">'
+        '<box label="box" xtl="10" ytl="5" xbr="30" ybr="20"/>'
+        '<box label="turned" xtl="10" ytl="5" xbr="30" ybr="15" rotation="90"/>'
+        '<mask label="m" left="3" top="2" width="4" height="2" rle="1,2,3,2"/>'
+        '<points label="p" points="1,1"/></image></annotations>'
+    )
+    found = import_cvat(tmp_path)
+    objects = found.splits['all']['annotations']
+    assert objects[0]['bbox'] == [10, 5, 20, 15]
+    np.testing.assert_allclose(objects[1]['bbox'], [15, 0, 10, 20], atol=1e-6)
+    mask = mask_utils.decode(objects[2]['segmentation'])
+    # 1 pixel of background, 2 of the object, 3 of background, 2 of the object, row by row.
+    assert mask[2, 3:7].tolist() == [0, 1, 1, 0]
+    assert mask[3, 3:7].tolist() == [0, 0, 1, 1]
+    assert mask.sum() == 4
+    assert len(found.warnings) == 1
+
+
+def test_several_coco_files_are_joined_by_class_names(digits, tmp_path):
+    # Bug: each file numbers images and categories from 1, so objects land in others' images.
+    data, images = digits
+    ids = [image['id'] for image in data['images']]
+    random.Random(0).shuffle(ids)
+    for part, chosen in (('a', set(ids[:5])), ('b', set(ids[5:]))):
+        (tmp_path / 'data' / part).mkdir(parents=True)
+        entries = [i for i in data['images'] if i['id'] in chosen]
+        new_ids = {image['id']: n for n, image in enumerate(entries, start=1)}
+        categories = data['categories'] if part == 'a' else data['categories'][::-1]
+        numbers = {c['id']: n for n, c in enumerate(categories, start=1)}
+        content = {
+            'images': [{**i, 'id': new_ids[i['id']]} for i in entries],
+            'categories': [{'id': numbers[c['id']], 'name': c['name']} for c in categories],
+            'annotations': [
+                {**a, 'image_id': new_ids[a['image_id']], 'category_id': numbers[a['category_id']]}
+                for a in data['annotations']
+                if a['image_id'] in chosen
+            ],
+        }
+        (tmp_path / 'data' / part / 'coco.json').write_text(json.dumps(content))
+        for image in entries:
+            (tmp_path / 'data' / part / image['file_name']).write_bytes(
+                (images / image['file_name']).read_bytes()
+            )
+    written = new_config(data=tmp_path / 'data', out=tmp_path / 'mine.py', start='none')
+    compare(written, data, images, tmp_path, with_masks=True)
+
+
+def test_nothing_recognized_is_said(tmp_path):
+    (tmp_path / 'a.json').write_text('{"a": 1}')
+    with pytest.raises(FileNotFoundError, match='holds no data set that is recognized'):
+        new_config(data=tmp_path, out=tmp_path / 'c.py')

@@ -22,11 +22,12 @@ from mmws.checkpoints import (
     check_weights,
     find_intact,
 )
+from mmws.checkpoints.classes import map_predictions, require_same_classes, require_weights
 from mmws.compat import read_checkpoint
 from mmws.config import load_config
 from mmws.config.structure import check_structure
 from mmws.config.tree import KeyPath, kind, rewrite, walk
-from mmws.data.preflight import check_data
+from mmws.data.preflight import check_data, train_classes
 from mmws.hooks.stop import parse_duration
 
 from .batch_arithmetic import count_accumulation
@@ -114,8 +115,11 @@ def prepare(
     load_from = cfg.get('load_from')
     if load_from and '://' not in load_from:
         check_undamaged(load_from)
-        weights = Checkpoint.read(load_from).weights
-        check_finite(weights, f'checkpoint {load_from}')
+        trained = Checkpoint.read(load_from)
+        check_finite(trained.weights, f'checkpoint {load_from}')
+        classes = train_classes(cfg) if resume is not None else None
+        if classes is not None:
+            require_same_classes(trained, classes)
     if checkpoint is None:
         for pretrained in _pretrained_files(cfg.get('model')):
             Checkpoint.read(pretrained)
@@ -129,6 +133,10 @@ def prepare(
     check_data(cfg, splits=('train', 'val') if checkpoint is None else ('test',))
     if tta:
         enable_tta(cfg)
+    logger = (cfg.get('default_hooks') or {}).get('logger')
+    if logger:
+        # The log tells when an evaluation was: MMEngine writes step 0 otherwise, or the epoch.
+        logger.setdefault('log_metric_by_epoch', False)
     os.makedirs(cfg.work_dir, exist_ok=True)
     return cfg
 
@@ -229,7 +237,12 @@ def evaluate(cfg: Config, out: Optional[StrPath] = None) -> 'dict[str, float]':
     cfg.custom_hooks = _with_hooks(cfg, EVALUATION_HOOKS)
     runner = _build_runner(cfg)
     if '://' not in cfg.load_from:
-        check_weights(unwrap(runner.model), Checkpoint.read(cfg.load_from).weights)
+        model, trained = unwrap(runner.model), Checkpoint.read(cfg.load_from)
+        check_weights(model, trained.weights)
+        require_weights(model, trained)
+        classes = runner.test_dataloader.dataset.metainfo.get('classes')
+        if classes is not None:
+            map_predictions(model, trained, classes)
     if out is not None:
         from mmdet.evaluation import DumpDetResults
 

@@ -44,6 +44,7 @@ def evaluate_coco(
     cat_ids: Sequence[int],
     max_dets: Sequence[int] = (1, 10, 100),
     iou_thrs: Sequence[float] | None = None,
+    img_ids: Sequence[Any] | None = None,
 ) -> CocoResult:
     """Evaluate detections as https://cocodataset.org/#detection-eval defines it.
 
@@ -64,6 +65,7 @@ def evaluate_coco(
         cat_ids: Category id of each label.
         max_dets: Three limits of detections per image, in increasing order.
         iou_thrs: IoU thresholds, T; 0.50:0.05:0.95 if ``None``.
+        img_ids: Images to count; all of ``ground_truth`` if ``None``.
 
     Raises:
         ValueError: if a prediction names an image that ``ground_truth`` does not have.
@@ -74,6 +76,8 @@ def evaluate_coco(
         evaluation = COCOeval(ground_truth, iouType=iou_type)
         evaluation.params.catIds = list(cat_ids)
         evaluation.params.maxDets = list(max_dets)
+        if img_ids is not None:
+            evaluation.params.imgIds = list(img_ids)
         if iou_thrs is not None:
             evaluation.params.iouThrs = np.atleast_1d(iou_thrs).astype(np.float64)
         detections = list(_detections(ground_truth, predictions, iou_type, cat_ids))

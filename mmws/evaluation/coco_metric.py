@@ -70,6 +70,7 @@ class CocoMetric(MMDetCocoMetric):
         self._prepare(annotated)
         if self.outfile_prefix is not None:
             self.results2json(predictions, self.outfile_prefix)
+        img_ids = self._images_seen(predictions)
         evaluations = {
             iou_type: evaluate_coco(
                 self._coco_api,
@@ -78,6 +79,7 @@ class CocoMetric(MMDetCocoMetric):
                 cat_ids=self.cat_ids,
                 max_dets=self.proposal_nums,
                 iou_thrs=self.iou_thrs,
+                img_ids=img_ids,
             )
             for iou_type in self.metrics
         }
@@ -114,6 +116,22 @@ class CocoMetric(MMDetCocoMetric):
                 )
             self.cat_ids = self._coco_api.get_cat_ids(cat_names=classes)
             self.img_ids = self._coco_api.get_img_ids()
+
+    def _images_seen(self, predictions: Sequence[dict]) -> list[Any] | None:
+        """Return the images of a data set that has some of the annotated ones, by ``indices``.
+
+        ``None`` stands for all. Objects of images that the detector was not shown are not missed.
+        """
+        seen = {prediction['img_id'] for prediction in predictions}
+        annotated = self._coco_api.imgs
+        if len(seen) == len(annotated):
+            return None
+        print_log(
+            f'evaluation on {len(seen)} of the {len(annotated)} annotated images: the data set has '
+            'no others',
+            logger='current',
+        )
+        return [image_id for image_id in annotated if image_id in seen]
 
     def _named(self, iou_type: str, stats: np.ndarray) -> dict[str, float]:
         """Return the metrics that ``metric_items`` asks for, by name."""

@@ -40,6 +40,7 @@ def evaluate_voc(
     *,
     cat_ids: Sequence[int],
     iou_thrs: Sequence[float],
+    img_ids: Sequence | None = None,
 ) -> dict[float, list[VOCResult]]:
     """Evaluate detections by VOC's rules.
 
@@ -55,13 +56,17 @@ def evaluate_voc(
         iou_type: ``'bbox'`` or ``'segm'``.
         cat_ids: Category id of each label.
         iou_thrs: IoU thresholds.
+        img_ids: Images to count; all of ``ground_truth`` if ``None``.
 
     Returns:
         The results of the classes in the order of ``cat_ids``, for each threshold.
     """
     matches = _best_matches(ground_truth, predictions, iou_type, cat_ids)
     num_gts = dict.fromkeys(cat_ids, 0)
+    counted = set(ground_truth.imgs if img_ids is None else img_ids)
     for annotation in ground_truth.anns.values():
+        if annotation['image_id'] not in counted:
+            continue
         if annotation['category_id'] in num_gts and not _is_difficult(annotation):
             num_gts[annotation['category_id']] += 1
     return {

@@ -50,10 +50,16 @@ class VOCMetric(CocoMetric):
         if self.format_only:
             return metrics
         predictions = [prediction for _, prediction in results]
+        img_ids = self._images_seen(predictions)
         for iou_type in self.metrics:
             iou_thrs = (0.5, 0.7) if iou_type == 'segm' else (0.5,)
             found = evaluate_voc(
-                self._coco_api, predictions, iou_type, cat_ids=self.cat_ids, iou_thrs=iou_thrs
+                self._coco_api,
+                predictions,
+                iou_type,
+                cat_ids=self.cat_ids,
+                iou_thrs=iou_thrs,
+                img_ids=img_ids,
             )
             columns: dict[str, list[float]] = {}
             for iou_thr, classes in found.items():

@@ -116,5 +116,11 @@ class _Sheet:
         self.picture.paste(cell, (left, top))
         below = left, top + cell.height + 2
         font = ImageFont.load_default(_TITLE * 2 // 3)
-        ImageDraw.Draw(self.picture).text(below, title, 'black', font)
+        pen = ImageDraw.Draw(self.picture)
+        name, space, rest = title.rpartition('  ')
+        while name and pen.textlength(title, font) > _CELL:
+            # The end of a long file name tells more than its beginning.
+            name = name[1:]
+            title = f'…{name}{space}{rest}'
+        pen.text(below, title, 'black', font)
         self.count += 1

@@ -17,6 +17,7 @@ from pycocotools import mask as mask_utils
 from tqdm import tqdm
 
 from mmws.checkpoints import Checkpoint, check_weights
+from mmws.checkpoints.classes import require_weights
 from mmws.config import load_config
 from mmws.data.preflight import head_classes
 from mmws.files import replacing
@@ -126,6 +127,7 @@ def load_detector(
     cfg.visualizer = dict(type='DetLocalVisualizer')
     detector = DetInferencer(cfg, str(checkpoint), device=device, show_progress=False)
     check_weights(detector.model, trained.weights)
+    require_weights(detector.model, trained)
     hold_weights(detector.model)  # the detector predicts, and is not trained
 
     meta = detector.model.dataset_meta

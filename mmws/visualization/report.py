@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, Optional, Union
 import numpy as np
 from mmcv.image import imwrite
 from mmengine.config import Config
-from mmengine.dataset import Compose
 
 from mmws.checkpoints import Checkpoint, last_checkpoint
 from mmws.config import load_config
 
-from .drawing import draw, make_visualizer
-from .predict import load_detector
+from .drawing import draw
+from .examine import examine, predicted_samples
+from .page import draw_extremes, write_page
 
 # COCO's metric -> heading. In the log, the task and an underscore stand before it.
 _COLUMNS = {
@@ -83,8 +83,8 @@ def _read_scalars(path: Path) -> History:
             continue  # the last line of a run that was killed while writing it
         metrics = {key.rpartition('/')[2]: value for key, value in record.items() if '/' in key}
         if metrics:
-            # The step of an evaluation counts epochs or, in an iteration-based run, stays 0 unless
-            # LoggerHook was told otherwise; but the line follows those of the training before it.
+            # The step is the iteration (mmws.engine.prepare sees to it). In logs of other tools it
+            # counts epochs or stays 0, but the line follows those of the training before it.
             history.evaluations.append({'iteration': max(last, record.get('step', 0)), **metrics})
         elif 'loss' in record:
             last = record['step']
@@ -256,33 +256,14 @@ def draw_predictions(
     Returns:
         The number of pictures.
     """
-    from mmdet.registry import DATASETS
-    from mmdet.utils import get_test_pipeline_cfg
-
-    detector = load_detector(config, checkpoint)  # sets the default scope too
-    dataset = DATASETS.build(config.test_dataloader.dataset)
-    annotations = next(
-        (s for s in get_test_pipeline_cfg(config) if 'LoadAnnotations' in str(s['type'])),
-        dict(type='LoadAnnotations', with_bbox=True),
-    )
-    load = Compose(
-        [dict(type='LoadImageFromFile'), annotations, dict(type='PackDetInputs', meta_keys=())]
-    )
-    # Ground truth is numbered by the data set, whatever the checkpoint says.
-    visualizer = make_visualizer(dict(detector.model.dataset_meta, **dataset.metainfo))
-
-    num_pictures = min(num_pictures, len(dataset))
-    for index in range(num_pictures):
-        info = dataset.get_data_info(index)
-        path = Path(info['img_path'])
-        loaded = load(info)
-        sample = loaded['data_samples']
-        image = loaded['inputs'].permute(1, 2, 0).numpy()  # BGR
-        predicted = detector([image], return_datasamples=True)['predictions'][0]
-        sample.pred_instances = predicted.pred_instances
-        drawn = draw(visualizer, image[..., ::-1], sample)
+    count = 0
+    for _, path, image, sample, painter in predicted_samples(
+        config, checkpoint, limit=num_pictures
+    ):
+        drawn = draw(painter, np.ascontiguousarray(image[..., ::-1]), sample)
         imwrite(drawn[..., ::-1], str(Path(folder) / f'{path.stem}.png'))
-    return num_pictures
+        count += 1
+    return count
 
 
 # -------------------------------------------------------------------------------------- the whole
@@ -303,7 +284,10 @@ def write_report(
     out_dir: Union[str, Path, None] = None,
     num_pictures: int = 8,
 ) -> Path:
-    """Write ``metrics.md``, ``curves.png`` and ``predictions/*.png`` of a training run.
+    """Write ``metrics.md``, ``curves.png``, ``predictions/*.png`` and ``report.html`` of a run.
+
+    ``report.html`` is one file with everything in it: metrics, curves, a table by class, which
+    classes are taken for which, and the worst and best of the first 100 test images.
 
     Args:
         work_dir: Where ``tools/train.py`` put its logs and checkpoints.
@@ -331,9 +315,15 @@ def write_report(
     out_dir = Path(out_dir) if out_dir is not None else work_dir / 'report'
     out_dir.mkdir(parents=True, exist_ok=True)
     plot_curves(history, out_dir / 'curves.png')
+    examination, pictures = None, []
     if num_pictures > 0:
         draw_predictions(config, weights, out_dir / 'predictions', num_pictures)
+        examination = examine(config, weights)
+        pictures = draw_extremes(config, weights, examination, num_pictures)
     # Last, so that it stands for the whole.
     text = format_metrics(title, history, read_test(work_dir))
+    summary = [f'Run of {work_dir}' + (f', weights {Path(weights).name}' if weights else '')]
+    page = out_dir / 'report.html'
+    write_page(page, title, summary, text, out_dir / 'curves.png', examination, pictures)
     (out_dir / 'metrics.md').write_text(text, encoding='utf-8')
     return out_dir

@@ -34,7 +34,8 @@ def two_blocks():
         dict(only=['0.0', '0.1']),
         dict(only='0*', skip='1'),
     ],
-    ids=str,
+    # A function's text holds its address, by which the processes of a parallel run would differ.
+    ids=['name', 'names', 'glob', 'regex', 'function', 'only', 'only_names', 'only_and_skip'],
 )
 def test_layers_are_chosen(options):
     # Bug: the choice is not respected for norms, or not for what is inside of a module.

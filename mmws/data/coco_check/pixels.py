@@ -144,10 +144,19 @@ def decode_image(path: str | Path) -> ImageState:
 
 
 def read_image_size(path: str | Path) -> tuple[int, int]:
-    """Return (width, height) of an image file as MMDetection reads it, from its header."""
-    with Image.open(path) as file:
-        width, height = file.size
-        turned = file.getexif().get(_ORIENTATION, 1) >= 5
+    """Return (width, height) of an image file as MMDetection reads it, from its header.
+
+    Raises:
+        OSError: if the file is missing or no image; it names the file.
+    """
+    try:
+        with Image.open(path) as file:
+            width, height = file.size
+            turned = file.getexif().get(_ORIENTATION, 1) >= 5
+    except OSError as error:
+        if str(path) in str(error):
+            raise
+        raise OSError(f'image {path} cannot be read: {error}') from error
     return (height, width) if turned else (width, height)
 
 

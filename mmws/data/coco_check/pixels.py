@@ -122,6 +122,8 @@ def decode_image(path: str | Path) -> ImageState:
         unchanged = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         return ImageState(error=f'OpenCV cannot decode it ({error.err})')
+    if unchanged is not None and unchanged.dtype.kind == 'f':
+        return ImageState(error='its pixels are floating-point numbers')
     if pixels is None or unchanged is None:
         return ImageState(error='OpenCV cannot decode it')
     orientation = 1
@@ -132,8 +134,6 @@ def decode_image(path: str | Path) -> ImageState:
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         if content[:2] == b'\xff\xd8' or content[:4] == b'\x89PNG':
             return ImageState(error=f'the file is damaged ({_first_line(error)})')
-    if unchanged.dtype.kind == 'f':
-        return ImageState(error='its pixels are floating-point numbers')
     depth = 8 * unchanged.dtype.itemsize
     return ImageState(
         size=(pixels.shape[1], pixels.shape[0]),

@@ -130,7 +130,7 @@ KINDS: dict[str, Kind] = {
     'deep_images': Kind(
         'warning',
         'image files have 16 bits, of which reading keeps the upper 8',
-        'an image whose values stay low trains nearly black: see the option for 16 bits',
+        'an image whose values stay low trains nearly black: scale the values to 8 bits first',
     ),
     'no_iscrowd': Kind(
         'warning',

@@ -170,6 +170,7 @@ class RemakingPass:
     def close(self) -> None:
         """End the pass: what the graph does not hold is dropped."""
         self._hooks.__exit__(None, None, None)
+        del self._hooks, self._pack_hook  # a cycle, which would keep the pass until a collection
         self._known.clear()
         self._boxes.clear()
         self._of_norms.clear()

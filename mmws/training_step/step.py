@@ -84,8 +84,10 @@ class TrainingStep(Attached):
         return RemakingPass(weights)
 
     def end(self, source: WeightSource) -> None:
+        weights: WeightSource | None = source
         if isinstance(source, RemakingPass):
             source.close()
-            source = source.weights
-        if isinstance(source, WeightPass):
-            self._plan.learn(source)
+            weights = source.weights
+        if isinstance(weights, WeightPass) and self._plan is not None:
+            weights.close()
+            self._plan.learn(weights)

@@ -98,6 +98,10 @@ class WeightPass:
             return None  # autocast has changed since the group was made
         return weight
 
+    def close(self) -> None:
+        """Drop the made weights, whoever still holds the pass."""
+        self._made.clear()
+
     def _make_group(self, layer: nn.Module) -> bool:
         group = self._plan.groups.get(layer)
         if group is None:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mmws import TrainingStep, layers
+from mmws.layers.source import active
 from mmws.training_step import remake
 
 
@@ -169,6 +170,24 @@ def test_nothing_is_held_after_the_backward_pass():
     loss.backward()
     gc.collect()
     assert all(r() is None for r in references)
+
+
+def test_made_weights_are_gone_after_the_forward_pass():
+    # Would catch a pass that lives until the garbage collector finds it, with all filters.
+    model = nn.Sequential(layers.ConvWS2d(3, 5, 7), layers.ConvWS2d(5, 5, 3))
+    TrainingStep(model, remake=True)
+    forward(model), gc.collect()
+    gc.disable()
+    try:
+        made = []
+        model[0].register_forward_pre_hook(
+            lambda layer, args: made.append(weakref.ref(active.source.weight_of(layer)))
+        )
+        loss = forward(model)
+        assert made[0]() is None
+        loss.backward()
+    finally:
+        gc.enable()
 
 
 def test_two_backward_passes_and_double_backward():

@@ -12,14 +12,16 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[..., list[str]]]:
     """Return a function that lists what was logged about checkpoints.
 
     MMEngine's logger does not propagate to the root logger, where pytest listens, so listen there.
-    Pass other prefixes to list other lines.
+    What mmws logs reaches both; a line counts once. Pass other prefixes to list other lines.
     """
     from mmengine.logging import MMLogger
 
     logger = MMLogger.get_current_instance()
     logger.addHandler(caplog.handler)
     yield lambda *prefixes: [
-        message for message in caplog.messages if message.startswith(prefixes or 'checkpoint ')
+        record.getMessage()
+        for record in caplog.records
+        if record.name == logger.name and record.getMessage().startswith(prefixes or 'checkpoint ')
     ]
     logger.removeHandler(caplog.handler)
 

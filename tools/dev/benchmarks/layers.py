@@ -31,7 +31,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -154,7 +154,10 @@ def classification(model: nn.Module, size: int, device: str, amp: bool = False) 
 
 
 def turns(
-    losses: dict[str, Callable[[], object]], models: dict[str, nn.Module], rounds: int, device: str
+    losses: Mapping[str, Callable[[], object]],
+    models: Mapping[str, nn.Module],
+    rounds: int,
+    device: str,
 ) -> Figures:
     """Time the contestants in turn: medians, quartiles and paired ratios to the first, in ms."""
     names = list(losses)
@@ -279,7 +282,7 @@ def measure_mask_rcnn(args: argparse.Namespace) -> dict[str, Figures]:
         cfg.train_cfg.rcnn.sampler.num = 64
         return MODELS.build(cfg)
 
-    def loss_of(model: nn.Module) -> Loss:
+    def loss_of(model: Any) -> Loss:
         shape = [(3, height, width)]
         inputs = demo_mm_inputs(1, shape, num_items=[4], num_classes=80, with_mask=True)
 

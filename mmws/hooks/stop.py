@@ -66,18 +66,12 @@ class StopHook(Hook):
 
     def __init__(self, stop_after: str | float | None = None) -> None:
         self._deadline = None if stop_after is None else _started() + parse_duration(stop_after)
-        self._signal: int | None = None
-        self._signalled_at = 0.0
+        self._signals = _Signals()
         self._group: Any = None
         self._vote: tuple[dist.Work, torch.Tensor] | None = None
 
     def before_train(self, runner: Runner) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for name in _SIGNALS:
-                number = getattr(signal, name, None)
-                # What is ignored, as SIGHUP is under nohup, stays ignored.
-                if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-                    signal.signal(number, self._on_signal)
+        self._signals.listen()
         if get_world_size() > 1:
             # Votes are counted on the CPU, where nobody waits for a GPU.
             self._group = dist.new_group(backend='gloo')
@@ -114,18 +108,14 @@ class StopHook(Hook):
         if self._vote is not None:
             self._vote[0].wait()
             self._vote = None
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if self._signal is None:
-            self._signal, self._signalled_at = number, now
-        elif now - self._signalled_at > _SECONDS_OF_ONE_SIGNAL:
-            os._exit(128 + number)
+        # The threads of the group end with the last reference to it.
+        self._group = None
+        self._signals.restore()
 
     def _told(self) -> bool:
         if self._deadline is not None and time.monotonic() >= self._deadline:
             return True
-        return self._signal is not None
+        return self._signals.received is not None
 
     def _all_agree(self) -> bool:
         """Whether any rank had been told to stop by the end of the iteration before this one."""
@@ -156,8 +146,8 @@ class StopHook(Hook):
 
     def _exit(self, runner: Runner, iteration: int) -> None:
         told = 'another rank was told to'
-        if self._signal is not None:
-            told = signal.Signals(self._signal).name
+        if self._signals.received is not None:
+            told = signal.Signals(self._signals.received).name
         elif self._told():
             told = 'the time is over'
         runner.logger.warning(
@@ -170,6 +160,43 @@ class StopHook(Hook):
         # The launcher would take any other status for a failure, and restart the ranks.
         Path(status_file).write_text(str(RESUMABLE))
         raise SystemExit(0)
+
+
+class _Signals:
+    """Remembers the first signal that asks this process to stop; a second one ends the process.
+
+    The handler must not refer to the hook: a handler lives as long as the process, and the hook
+    refers to the process group, whose threads have to end before the interpreter does.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._received_at = 0.0
+        self._previous: dict[int, Any] = {}
+
+    def listen(self) -> None:
+        """Handle the signals from now on; only the main thread can, so others change nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for name in _SIGNALS:
+            number = getattr(signal, name, None)
+            # What is ignored, as SIGHUP is under nohup, stays ignored.
+            if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._on_signal)
+
+    def restore(self) -> None:
+        """Handle the signals as before :meth:`listen`."""
+        while self._previous:
+            number, handler = self._previous.popitem()
+            # None stands for a handler that was not installed from Python.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.received is None:
+            self.received, self._received_at = number, now
+        elif now - self._received_at > _SECONDS_OF_ONE_SIGNAL:
+            os._exit(128 + number)
 
 
 def _started() -> float:

@@ -235,7 +235,7 @@ def _eps(module: nn.Module) -> dict[str, float]:
     if len(values) > 1:
         raise ValueError(
             f'{type(module).__name__} has mmws.GN with eps of {sorted(values)}, and a plain '
-            'norm_cfg takes one number: give --weights-only for the checkpoint alone'
+            'norm_cfg takes one number: give `weights_only=True` for the checkpoint alone'
         )
     return {} if values == {1e-5} else {'eps': values.pop()}
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
-from typing_extensions import Self
 
 from mmws.compat.torch_private import is_tracing
 from mmws.layers.source import WeightSource, active
+
+_Attached = TypeVar('_Attached', bound='Attached')
 
 
 class Attached:
@@ -39,7 +40,7 @@ class Attached:
         for handle in self._handles:
             handle.remove()
 
-    def __enter__(self) -> Self:
+    def __enter__(self: _Attached) -> _Attached:
         return self
 
     def __exit__(self, *exception: object) -> None:

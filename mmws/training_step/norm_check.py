@@ -12,7 +12,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
-from typing_extensions import Self
 
 from mmws.layers import WeightStandardization
 
@@ -48,7 +47,7 @@ class NormCheck:
             elif isinstance(module, _NORMS):
                 self._handles.append(module.register_forward_pre_hook(self._before_norm))
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> NormCheck:
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -16,7 +16,10 @@ LIBRARY = sorted(
     and '.mim' not in path.parts
 )
 # A message that tells a command to run has the options of that command.
-COMMAND = re.compile(r'pip (un)?install|--no-binary|python tools/|^ --(boxes|root|splits) ?$')
+COMMAND = re.compile(
+    r'pip (un)?install|--no-binary|python tools/|^ --(boxes|root|splits) ?$'
+    r'|var\(--[a-z]+\)'  # a property of a style sheet
+)
 
 
 def strings(path):

@@ -14,9 +14,9 @@ MASK_BASE = 'mmws::mask_rcnn/mask_rcnn_r50_gnws.py'
 BOX_BASE = 'mmws::faster_rcnn/faster_rcnn_r50_gnws.py'
 
 # The same for small images, from scratch.
-NARROW_MASK_BASE = 'mmws::mask_rcnn_r18_gnws_narrow.py'
+NARROW_MASK_BASE = 'mmws::_base_/narrow/mask_rcnn_r18_gnws.py'
 
-NARROW_BOX_BASE = 'mmws::faster_rcnn_r18_gnws_narrow.py'
+NARROW_BOX_BASE = 'mmws::_base_/narrow/faster_rcnn_r18_gnws.py'
 
 
 def choose_base(masks: bool, narrow: bool) -> str:

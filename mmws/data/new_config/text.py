@@ -39,13 +39,17 @@ def _quoted(value: Any) -> str:
 
 
 def command_line(options: dict[str, Any]) -> str:
-    """Return the command line with those options that have a value."""
-    lines = [
-        ' '.join([option, *(_quoted(value) for value in as_list(values) if value is not True)])
-        for option, values in options.items()
-        if values is not None
-    ]
-    lines = [line.strip() for line in lines]
+    """Return the command line of ``tools/new_config.py`` with the options that have a value.
+
+    Args:
+        options: Values by the names of the options without dashes; the name of the positional
+            argument is empty. True stands for an option without a value.
+    """
+    lines = []
+    for name, values in options.items():
+        if values is not None:
+            words = [_quoted(value) for value in as_list(values) if value is not True]
+            lines.append(' '.join([f'--{name}', *words] if name else words))
     return ' \\\n        '.join(['python tools/new_config.py', *lines])
 
 

@@ -126,7 +126,7 @@ def check_structure(cfg: Mapping[str, Any]) -> None:
         for key in path.split('.'):
             value = value.get(key) if isinstance(value, Mapping) else None
         if value is not None and not test(value):
-            raise ValueError(f'{path} in the config must be {name}, got {_shown(value)}')
+            raise ValueError(f'{path} must be {name} in the config, got {_shown(value)}')
     for keys, value in walk(root):
         if isinstance(value, int) and abs(value) >= _MOST:
             raise ValueError(f'{".".join(map(str, keys))} in the config is too large a number')

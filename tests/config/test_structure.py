@@ -53,7 +53,7 @@ def test_the_setting_of_another_kind_is_named(key, value, wanted):
     for parent in parents:
         node = node[parent]
     node[last] = value
-    with pytest.raises(ValueError, match=f'^{key} in the config must be .*{wanted}'):
+    with pytest.raises(ValueError, match=f'^{key} must be .*{wanted}'):
         check_structure(cfg)
 
 

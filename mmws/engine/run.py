@@ -28,7 +28,7 @@ from mmws.config import load_config
 from mmws.config.structure import check_structure
 from mmws.config.tree import KeyPath, kind, rewrite, walk
 from mmws.data.preflight import check_data, train_classes
-from mmws.hooks.stop import parse_duration
+from mmws.hooks.stop import StopHook, parse_duration
 
 from .batch_arithmetic import count_accumulation
 from .distributed import check_launcher, finish_distributed, prepare_distributed
@@ -175,10 +175,20 @@ def train(cfg: Config) -> Any:
     runner = _build_runner(cfg)
     count_accumulation(runner)
     # The wrapper for parallel training must not outlive the process group.
-    model = unwrap(runner.train())
+    try:
+        model = unwrap(runner.train())
+    finally:
+        _release_signals(runner)
     del runner
     finish_distributed()
     return model
+
+
+def _release_signals(runner: Runner) -> None:
+    # MMEngine tells hooks of the end of a training only if it succeeds.
+    for hook in runner.hooks:
+        if isinstance(hook, StopHook):
+            hook.release()
 
 
 def unwrap(model: Any) -> torch.nn.Module:

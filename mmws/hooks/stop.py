@@ -108,6 +108,10 @@ class StopHook(Hook):
         if self._vote is not None:
             self._vote[0].wait()
             self._vote = None
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the process group, and handle signals as before the training."""
         # The threads of the group end with the last reference to it.
         self._group = None
         self._signals.restore()
@@ -173,11 +177,13 @@ class _Signals:
         self.received: int | None = None
         self._received_at = 0.0
         self._previous: dict[int, Any] = {}
+        self._process = os.getpid()
 
     def listen(self) -> None:
         """Handle the signals from now on; only the main thread can, so others change nothing."""
         if threading.current_thread() is not threading.main_thread():
             return
+        self._process = os.getpid()
         for name in _SIGNALS:
             number = getattr(signal, name, None)
             # What is ignored, as SIGHUP is under nohup, stays ignored.
@@ -192,6 +198,12 @@ class _Signals:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            # A forked process, such as a worker of a pool, inherits the handler. It does not look
+            # at `received`, so the signal must end it as without the handler.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         now = time.monotonic()
         if self.received is None:
             self.received, self._received_at = number, now

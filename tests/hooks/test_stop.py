@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -7,7 +8,7 @@ import time
 import pytest
 
 from mmws.checkpoints import find_intact
-from mmws.hooks.stop import parse_duration
+from mmws.hooks.stop import _Signals, parse_duration
 from tests.helpers.paths import ROOT
 from tests.helpers.toy_training import run, toy_config
 
@@ -140,3 +141,20 @@ def test_a_signal_saves_and_leaves_no_process(tmp_path, number, how, status, gro
     wait_for(lambda: not alive(workers), 30)
     if status > 0:
         assert find_intact(tmp_path).path is not None
+
+
+def test_a_process_that_is_forked_during_a_training_can_be_terminated():
+    # Bug: a pool of processes that is made in a training inherits the handler, ignores SIGTERM, and
+    # whoever closes the pool waits for ever.
+    signals = _Signals()
+    signals.listen()
+    try:
+        child = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,))
+        child.start()
+        child.terminate()
+        child.join(10)
+        assert child.exitcode == -signal.SIGTERM
+    finally:
+        signals.restore()
+    assert signals.received is None
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
@@ -166,6 +167,28 @@ class StopHook(Hook):
         raise SystemExit(0)
 
 
+_before_fork = threading.local()
+
+
+@functools.cache
+def _hold_signals_during_forks() -> None:
+    """Deliver signals to a forked process when its interpreter is ready, from now on.
+
+    Python discards in the child what arrives earlier. A pool that terminates workers that it has
+    just started would then wait for them for ever.
+    """
+    numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+
+    def hold() -> None:
+        _before_fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+
+    def deliver() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _before_fork.mask)
+
+    if hasattr(os, 'register_at_fork'):
+        os.register_at_fork(before=hold, after_in_parent=deliver, after_in_child=deliver)
+
+
 class _Signals:
     """Remembers the first signal that asks this process to stop; a second one ends the process.
 
@@ -183,6 +206,7 @@ class _Signals:
         """Handle the signals from now on; only the main thread can, so others change nothing."""
         if threading.current_thread() is not threading.main_thread():
             return
+        _hold_signals_during_forks()
         self._process = os.getpid()
         for name in _SIGNALS:
             number = getattr(signal, name, None)

@@ -171,22 +171,29 @@ _before_fork = threading.local()
 
 
 @functools.cache
-def _hold_signals_during_forks() -> None:
-    """Deliver signals to a forked process when its interpreter is ready, from now on.
+def _end_forked_processes_by_signals() -> None:
+    """From now on, a forked process does not inherit the handler of :class:`_Signals`.
 
-    Python discards in the child what arrives earlier. A pool that terminates workers that it has
-    just started would then wait for them for ever.
+    Nothing in a forked process, such as a worker of a pool, looks at what the handler remembers,
+    so whoever terminates the process would wait for it for ever. Signals are blocked meanwhile,
+    because Python discards what arrives before the child's interpreter is ready.
     """
     numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
 
-    def hold() -> None:
+    def block() -> None:
         _before_fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
 
-    def deliver() -> None:
+    def unblock() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, _before_fork.mask)
 
+    def unblock_in_child() -> None:
+        for number in numbers:
+            if isinstance(getattr(signal.getsignal(number), '__self__', None), _Signals):
+                signal.signal(number, signal.SIG_DFL)
+        unblock()
+
     if hasattr(os, 'register_at_fork'):
-        os.register_at_fork(before=hold, after_in_parent=deliver, after_in_child=deliver)
+        os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=unblock_in_child)
 
 
 class _Signals:
@@ -200,14 +207,12 @@ class _Signals:
         self.received: int | None = None
         self._received_at = 0.0
         self._previous: dict[int, Any] = {}
-        self._process = os.getpid()
 
     def listen(self) -> None:
         """Handle the signals from now on; only the main thread can, so others change nothing."""
         if threading.current_thread() is not threading.main_thread():
             return
-        _hold_signals_during_forks()
-        self._process = os.getpid()
+        _end_forked_processes_by_signals()
         for name in _SIGNALS:
             number = getattr(signal, name, None)
             # What is ignored, as SIGHUP is under nohup, stays ignored.
@@ -222,12 +227,6 @@ class _Signals:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:
-            # A forked process, such as a worker of a pool, inherits the handler. It does not look
-            # at `received`, so the signal must end it as without the handler.
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
         now = time.monotonic()
         if self.received is None:
             self.received, self._received_at = number, now

@@ -149,3 +149,18 @@ def test_a_checkpoint_that_cannot_be_resumed_is_refused(tmp_path, missing):
     torch.save(checkpoint, tmp_path / 'odd.pth')
     with pytest.raises((CheckpointError, KeyError), match=missing):
         run(cfg, resume=str(tmp_path / 'odd.pth'))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
+def test_mixed_precision_on_a_gpu_resumes_exactly(tmp_path):
+    # Bugs: the gradient scaler starts anew; the GPU's random numbers, which dropout draws, too.
+    options = dict(length=30, interval=10, randomness=dict(seed=3, deterministic=True))
+    paths = []
+    for name, action in (('full', None), ('part', at(15, kill))):
+        cfg = toy_config(tmp_path / name, ema=True, accumulate=2, **options)
+        cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype='float16', loss_scale='dynamic')
+        run(cfg, action)
+        if action is not None:
+            run(cfg, resume=str(tmp_path / name / 'iter_10.pth'))
+        paths.append(tmp_path / name / 'iter_30.pth')
+    assert differences(*paths) == []

@@ -1,6 +1,7 @@
-"""The Triton kernels by Triton's interpreter; run by test_gpu.py in a process of its own."""
+"""The Triton kernels, interpreted or on a GPU; run by test_gpu.py in a process of its own."""
 
 import itertools
+import os
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from mmws.functional import Normalize, Standardize
 from mmws.kernels import aten, gpu
 
+DEVICE = 'cpu' if os.environ.get('TRITON_INTERPRET') == '1' else 'cuda'
 # One element; no power of two; more than a program holds at a time.
 SHAPES = [(3, 1), (2, 2), (3, 27), (2, 2 * gpu._MAX_BLOCK + 3)]
 # The filters of one layer, and those of several layers in one launch.
@@ -24,7 +26,7 @@ def case(dtype, shapes, seed=0):
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape):
-        return torch.randn(*shape, generator=generator, dtype=dtype)
+        return torch.randn(*shape, generator=generator, dtype=dtype).to(DEVICE)
 
     rows = [random(*shape) * 0.05 + 0.1 for shape in shapes]
     vectors = [[random(shape[0]) for shape in shapes] for _ in range(2)]
@@ -116,7 +118,7 @@ def test_only_what_is_asked_for_is_made(implementation):
 
 @pytest.mark.parametrize('function', FUNCTIONS)
 def test_a_filter_without_variance_stays_finite(function):
-    rows, grads = [torch.full((2, 9), 0.3)], [torch.randn(2, 9)]
+    rows, grads = [torch.full((2, 9), 0.3, device=DEVICE)], [torch.randn(2, 9, device=DEVICE)]
     options = function._options()
     out, *kept = gpu.standardize(rows, [], [], *options, torch.float32)
     (grad,) = gpu.standardize_backward(grads, rows, [], kept, *options, [True, False, False])
@@ -140,7 +142,8 @@ def test_both_implementations_take_the_same_arguments():
 
 @pytest.mark.parametrize('shape', [(0, 3), (3, 0)])
 def test_an_empty_weight_launches_nothing(shape):
-    out, *_ = gpu.standardize([torch.empty(shape)], [], [], *FUNCTIONS[0]._options(), torch.float32)
+    rows = [torch.empty(shape, device=DEVICE)]
+    out, *_ = gpu.standardize(rows, [], [], *FUNCTIONS[0]._options(), torch.float32)
     assert out.shape == shape
 
 

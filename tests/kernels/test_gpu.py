@@ -1,4 +1,4 @@
-"""The Triton kernels, by Triton's interpreter and compiler: no GPU is needed."""
+"""The Triton kernels, by Triton's interpreter and compiler, and on a GPU where there is one."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from mmws.kernels.operators import TRITON_IS_RECENT
 
@@ -16,11 +17,18 @@ if not TRITON_IS_RECENT:
     pytest.skip('the kernels are not used with this Triton', allow_module_level=True)
 
 
-def test_computes_what_the_formula_says():
+@pytest.mark.parametrize(
+    'interpret',
+    [
+        '1',
+        pytest.param('0', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')),
+    ],
+)
+def test_computes_what_the_formula_says(interpret):
     # Triton decides whether to interpret when a kernel is defined.
     run = subprocess.run(
         [sys.executable, '-m', 'pytest', str(Path(__file__).with_name('interpreted_gpu.py'))],
-        env={**os.environ, 'TRITON_INTERPRET': '1'},
+        env={**os.environ, 'TRITON_INTERPRET': interpret},
         capture_output=True,
         text=True,
     )

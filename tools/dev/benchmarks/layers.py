@@ -13,7 +13,7 @@ prints a table for ResNet-50 with Group Normalization, forward and backward at o
 - ``calls``: calls of PyTorch's dispatcher in a step, views aside. An operator of mmws is one call;
   a CPU makes it of several of PyTorch's own;
 - ``mask-rcnn``: Mask R-CNN of MMDetection, plain, with ``with_cp``, and remaking;
-- on a GPU also ``cuda``: step time, launches, allocated bytes and CUDA graphs.
+- ``cuda``: on a GPU, step time in float32 and bfloat16, launches, allocated bytes, CUDA graphs.
 
 Contestants are ``plain``, ``mmws alone`` (each layer makes its weight), ``mmws together``
 (:class:`mmws.TrainingStep`; in evaluation :func:`mmws.hold_weights`), ``mmws remade`` (the same
@@ -206,10 +206,11 @@ class LiveMemory(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        returns = func._schema.returns
-        self.calls += not any(r.alias_info and not r.alias_info.is_write for r in returns)
+        aliases = [r.alias_info for r in func._schema.returns if r.alias_info is not None]
+        self.calls += all(alias.is_write for alias in aliases)
+        # What aliases an argument, such as a view of a parameter, takes no memory of its own.
         for tensor in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and not aliases:
                 storage = tensor.untyped_storage()
                 reference = StorageWeakRef(storage)
                 self._storages[reference.cdata] = reference, storage.nbytes()
@@ -280,16 +281,17 @@ def measure_mask_rcnn(args: argparse.Namespace) -> dict[str, Figures]:
             part.conv_cfg = dict(type=conv)
         # As many proposals as boxes are sampled, so that the heads of all contestants see as many.
         cfg.train_cfg.rcnn.sampler.num = 64
-        return MODELS.build(cfg)
+        return MODELS.build(cfg).to(args.device)
 
-    def loss_of(model: Any) -> Loss:
+    def loss_of(model: Any, amp: bool = False) -> Loss:
         shape = [(3, height, width)]
         inputs = demo_mm_inputs(1, shape, num_items=[4], num_classes=80, with_mask=True)
 
         def loss() -> Tensor:
             torch.manual_seed(0)  # the same proposals are sampled in every turn
             data = model.data_preprocessor(inputs, training=True)
-            return model.parse_losses(model(**data, mode='loss'))[0]
+            with torch.autocast(args.device, torch.bfloat16, enabled=amp):
+                return model.parse_losses(model(**data, mode='loss'))[0]
 
         return loss
 
@@ -308,50 +310,59 @@ def measure_mask_rcnn(args: argparse.Namespace) -> dict[str, Figures]:
     title = f'Mask R-CNN {height}x{width}'
     results = {f'{title} memory': {n: memory(models[n], losses[n]) for n in models}}
     if args.mask_rcnn_rounds:
-        results[f'{title} step'] = turns(losses, models, args.mask_rcnn_rounds, 'cpu')
+        results[f'{title} step'] = turns(losses, models, args.mask_rcnn_rounds, args.device)
+    if args.mask_rcnn_rounds and args.device == 'cuda':
+        half = {name: loss_of(model, amp=True) for name, model in models.items()}
+        results[f'{title} step, bf16'] = turns(half, models, args.mask_rcnn_rounds, 'cuda')
     return results
 
 
 def measure_cuda(args: argparse.Namespace) -> dict[str, Figures]:
-    """Measure launches, allocated bytes, step time and CUDA graphs of ResNet-50 on a GPU."""
-    figures: Figures = {}
+    """Measure ResNet-50 at 1×3×800×1344 on a GPU: time, launches, memory and CUDA graphs."""
+    card = torch.cuda.get_device_name()
     models = resnets(64, 'cuda')
-    for name, model in models.items():
+    results: dict[str, Figures] = {}
+    for precision in ('float32', 'bfloat16'):
         image = torch.randn(1, 3, 800, 1344, device='cuda')
         label = torch.tensor([7], device='cuda')
 
-        def step(model: nn.Module = model, image: Tensor = image, label: Tensor = label) -> None:
-            F.cross_entropy(model(image), label).backward()
-            model.zero_grad(set_to_none=True)
+        def loss_of(
+            model: Callable[[Tensor], Tensor],
+            amp: bool,
+            image: Tensor = image,
+            label: Tensor = label,
+        ) -> Tensor:
+            with torch.autocast('cuda', torch.bfloat16, enabled=amp):
+                return F.cross_entropy(model(image), label)
 
-        for _ in range(3):
-            step()
-        activities = [torch.profiler.ProfilerActivity.CUDA]
-        with torch.profiler.profile(activities=activities) as profile:
-            step()
-            torch.cuda.synchronize()
-        kernels = [e for e in profile.events() if not e.name.startswith(('Memcpy', 'Memset'))]
-        torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
-        for _ in range(args.rounds):
-            step()
+        amp = precision == 'bfloat16'
+        losses = {n: functools.partial(loss_of, m, amp) for n, m in models.items()}
+        figures = turns(losses, models, args.rounds, 'cuda')
+        for name, model in models.items():
+            figures[name] |= launches_and_memory(model, losses[name])
+        for name in ('plain', 'mmws alone'):
+            compiled = torch.compile(models[name], mode='reduce-overhead')
+            graphs = {name: functools.partial(loss_of, compiled, amp)}
+            figures[name]['graph ms'] = turns(graphs, models, args.rounds, 'cuda')[name]['ms']
+        results[f'R50 1x3x800x1344, {precision}, {card}'] = figures
+    return results
+
+
+def launches_and_memory(model: nn.Module, loss: Loss) -> dict[str, float]:
+    """Return the kernels that a step launches on a GPU, and the MiB allocated at its peak."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    loss().backward()
+    peak = torch.cuda.max_memory_allocated() - before
+    model.zero_grad(set_to_none=True)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        loss().backward()
         torch.cuda.synchronize()
-        figures[name] = {
-            'ms': (time.perf_counter() - start) / args.rounds * 1e3,
-            'launches': len(kernels),
-            'peak MiB': torch.cuda.max_memory_allocated() / 2**20,
-        }
-        if name in ('plain', 'mmws alone'):
-            compiled = torch.compile(model, mode='reduce-overhead')
-            for _ in range(5):
-                F.cross_entropy(compiled(image), label).backward()
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            for _ in range(args.rounds):
-                F.cross_entropy(compiled(image), label).backward()
-            torch.cuda.synchronize()
-            figures[name]['compiled ms'] = (time.perf_counter() - start) / args.rounds * 1e3
-    return {f'R50 1x3x800x1344 on {torch.cuda.get_device_name()}': figures}
+    model.zero_grad(set_to_none=True)
+    others = ('Memcpy', 'Memset', 'cuda', 'Activity')
+    kernels = [e for e in profile.events() if not e.name.startswith(others)]
+    return {'launches': len(kernels), 'peak MiB': peak / 2**20}
 
 
 def run(args: argparse.Namespace) -> dict[str, Figures]:
@@ -392,7 +403,7 @@ def run(args: argparse.Namespace) -> dict[str, Figures]:
         results['RetinaNet head'] = turns(losses, models, args.rounds, device)
     if 'mask-rcnn' in sections:
         results |= measure_mask_rcnn(args)
-    if device == 'cuda':
+    if 'cuda' in sections and device == 'cuda':
         results |= measure_cuda(args)
     return results
 
@@ -412,7 +423,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    sections = ('host', 'host-bf16', 'host-eval', 'calls', 'train', 'eval', 'retina', 'saved')
+    host = ('host', 'host-bf16', 'host-eval', 'calls')
+    sections = (*host, 'train', 'eval', 'retina', 'saved', 'cuda')
     parser.add_argument('--sections', nargs='+', choices=(*sections, 'mask-rcnn'), default=sections)
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     parser.add_argument('--rounds', type=int, default=15, help='turns of every contestant')
@@ -423,6 +435,8 @@ def main() -> None:
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument('--json', help='also write the figures to this file')
     args = parser.parse_args()
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        parser.error('--device cuda: PyTorch finds no GPU here')
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     print(f'PyTorch {torch.__version__}, {args.threads} threads, {platform.processor() or "CPU"}')

@@ -112,7 +112,7 @@ class _Slot:
 
     def __init__(self, recipe: _Recipe, tensor: Tensor) -> None:
         self._recipe = recipe
-        self._geometry = tensor.shape, tensor.stride(), tensor.storage_offset()
+        self._geometry = tensor.shape, tensor.stride()
         recipe.users += 1
 
     def __del__(self) -> None:
@@ -142,12 +142,21 @@ class _Box:
 
 
 class _Known(NamedTuple):
-    """A storage and the recipe of the tensor in it."""
+    """A tensor in a storage, and its recipe."""
 
     storage: StorageWeakRef
     version: int
     dtype: torch.dtype
+    numel: int
     recipe: _Recipe
+
+
+_Place = tuple[int, int]
+"""The address of a storage, and where in it a tensor begins: weights may share a storage."""
+
+
+def _place(tensor: Tensor) -> _Place:
+    return storage_address(tensor), tensor.storage_offset()
 
 
 class RemakingPass:
@@ -159,8 +168,8 @@ class RemakingPass:
 
     def __init__(self, weights: WeightSource | None) -> None:
         self.weights = weights
-        self._known: dict[int, _Known] = {}
-        self._boxes: dict[int, tuple[StorageWeakRef, list[weakref.ref[_Box]]]] = {}
+        self._known: dict[_Place, _Known] = {}
+        self._boxes: dict[_Place, tuple[StorageWeakRef, list[weakref.ref[_Box]]]] = {}
         self._of_norms: list[_Recipe] = []
         self._weights: dict[nn.Module, Tensor] = {}
         self._pack_hook = self._pack
@@ -187,7 +196,9 @@ class RemakingPass:
             weight = weight if half is None else weight.to(half)
         if _is_widening(layer):
             self._weights[layer] = weight
-        if self._worthwhile(weight):
+        # A kept weight would keep those that share its storage.
+        shared = weight.nbytes < weight.untyped_storage().nbytes()
+        if (shared or weight.nbytes >= MIN_BYTES) and self._saves():
             function, stored = layer.stored_function(), layer.stored_weights()
 
             def remake(*present: Tensor) -> Tensor:
@@ -264,40 +275,48 @@ class RemakingPass:
             and value.storage_offset() == 0
             and value.nbytes >= MIN_BYTES
             and value.nbytes == value.untyped_storage().nbytes()
-            # In the region of an activation checkpoint other hooks are on top, and nothing is kept.
-            and top_pack_hook() is self._pack_hook
+            and self._saves()
         )
+
+    def _saves(self) -> bool:
+        """Whether this pass decides what autograd saves now.
+
+        In the region of an activation checkpoint, where nothing is kept, other hooks are on top.
+        """
+        return top_pack_hook() is self._pack_hook
 
     def _ingredient(self, tensor: Tensor) -> _Kept | _Recipe:
         known = self._find(tensor)
         return _Kept(tensor) if known is None else known
 
     def _find(self, tensor: Tensor) -> _Recipe | None:
-        known = self._known.get(storage_address(tensor))
+        known = self._known.get(_place(tensor))
         if known is None or known.version != tensor._version or known.dtype != tensor.dtype:
             return None
-        return known.recipe
+        return known.recipe if tensor.numel() <= known.numel else None
 
     def _note(self, tensor: Tensor, recipe: _Recipe) -> None:
-        address = storage_address(tensor)
+        place = _place(tensor)
         reference = StorageWeakRef(tensor.untyped_storage())
-        self._known[address] = _Known(reference, tensor._version, tensor.dtype, recipe)
-        _, boxes = self._boxes.pop(address, (None, []))
+        self._known[place] = _Known(
+            reference, tensor._version, tensor.dtype, tensor.numel(), recipe
+        )
+        _, boxes = self._boxes.pop(place, (None, []))
         for box in (reference() for reference in boxes):
             if box is not None and box.version == tensor._version:
                 box.content = _Slot(recipe, box.content)
 
     def _pack(self, tensor: Tensor) -> _Box | _Slot:
-        if tensor.is_leaf or type(tensor) is not Tensor:
+        if type(tensor) is not Tensor:  # such as a parameter
             return _Box(tensor)
         recipe = self._find(tensor)
         if recipe is not None:
             return _Slot(recipe, tensor)
         box = _Box(tensor)
-        address = storage_address(tensor)
-        if address not in self._boxes:
-            self._boxes[address] = StorageWeakRef(tensor.untyped_storage()), []
-        self._boxes[address][1].append(weakref.ref(box))
+        place = _place(tensor)
+        if place not in self._boxes:
+            self._boxes[place] = StorageWeakRef(tensor.untyped_storage()), []
+        self._boxes[place][1].append(weakref.ref(box))
         return box
 
 

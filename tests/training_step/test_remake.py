@@ -8,11 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
 from mmws import TrainingStep, layers
 from mmws.layers.source import active
 from mmws.training_step import remake
+from mmws.training_step import together as together_module
 
 
 @pytest.fixture(autouse=True)
@@ -263,3 +265,35 @@ def test_compiles_and_comes_off():
     handle.remove()
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert_bitwise(model, alone)
+
+
+@pytest.mark.parametrize('frozen', [False, True])
+def test_made_weights_that_share_a_storage_are_not_kept(monkeypatch, frozen):
+    """Would catch one kept weight, small or frozen, that keeps all weights made with it."""
+    monkeypatch.setattr(remake, 'MIN_BYTES', 2**30)
+    storages = []
+    original = together_module.apply_together
+
+    def noted(requests):
+        made = original(requests)
+        storages.extend(StorageWeakRef(weight.untyped_storage()) for weight in made)
+        return made
+
+    monkeypatch.setattr(together_module, 'apply_together', noted)
+    model = make()
+    model[2].conv2.requires_grad_(not frozen)
+    alone = copy.deepcopy(model)
+    TrainingStep(model, remake=True)
+    TrainingStep(alone)
+    step(model)
+    step(alone)
+    model.zero_grad()
+    storages.clear()
+    loss = forward(model)
+    shared = [storage for storage in storages if storages.count(storage) > 1]
+    assert len(shared) > 3
+    assert all(storage.expired() for storage in shared)
+    loss.backward()
+    expected = step(alone)[1]
+    got = [p.grad for p in model.parameters()]
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)

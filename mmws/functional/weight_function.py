@@ -93,7 +93,9 @@ def apply(function: WeightFunction, *stored: Tensor | None) -> Tensor:
     take the formula instead.
     """
     if not closed_form_applies(*stored):
-        return function(*stored)
+        # Before PyTorch 2.12, Dynamo cannot call a frozen dataclass that holds another one, but it
+        # can call the method.
+        return function.__call__(*stored)
     if torch.is_grad_enabled():
         return _Apply.apply(function, *stored)
     return function.evaluate(*stored)[0]

@@ -65,6 +65,7 @@ def of_half_the_batch(rank, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason='autograd has threads here by now: no fork')
 def test_two_processes_are_batch_norm_of_both_batches(tmp_path):
     # Catches a variance around the mean of one process, and an unbiased variance of its count.
     torch.multiprocessing.start_processes(

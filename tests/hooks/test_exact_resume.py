@@ -151,8 +151,15 @@ def test_a_checkpoint_that_cannot_be_resumed_is_refused(tmp_path, missing):
         run(cfg, resume=str(tmp_path / 'odd.pth'))
 
 
+@pytest.fixture
+def deterministic_algorithms():
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic = False
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
-def test_mixed_precision_on_a_gpu_resumes_exactly(tmp_path):
+def test_mixed_precision_on_a_gpu_resumes_exactly(tmp_path, deterministic_algorithms):
     # Bugs: the gradient scaler starts anew; the GPU's random numbers, which dropout draws, too.
     options = dict(length=30, interval=10, randomness=dict(seed=3, deterministic=True))
     paths = []

@@ -144,8 +144,8 @@ def test_a_signal_saves_and_leaves_no_process(tmp_path, number, how, status, gro
 
 
 def test_a_process_that_is_forked_during_a_training_can_be_terminated():
-    # Bug: a pool of processes that is made in a training inherits the handler and ignores SIGTERM, or
-    # loses a SIGTERM that comes at once; whoever closes the pool waits for ever.
+    # Bug: a pool of processes that is made in a training inherits the handler and ignores SIGTERM,
+    # or loses a SIGTERM that comes at once; whoever closes the pool waits for ever.
     signals = _Signals()
     signals.listen()
     try:

@@ -273,12 +273,13 @@ class Spy(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if not hasattr(self, 'state'):
             model = runner.model
-            features = model.backbone(torch.stack(data_batch['inputs']))
+            images = torch.stack(data_batch['inputs']).to(model.head.weight.device)
+            features = model.backbone(images)
             self.initialised = {
                 'backbone': is_initialised(features),
                 'head': is_initialised(model.head(features.relu())),
             }
-            self.state = copy.deepcopy(model.state_dict())
+            self.state = {key: value.cpu().clone() for key, value in model.state_dict().items()}
 
 
 def is_initialised(output):

@@ -264,6 +264,6 @@ def closed_form_applies(*tensors: Tensor | None) -> bool:
         cls = type(tensor)
         if cls is not nn.Parameter and cls is not Tensor and not issubclass(cls, nn.Parameter):
             return False
-        if tensor.is_meta:
+        if tensor.is_meta or tensor.numel() == 0:
             return False
-    return tensors[0].numel() > 0
+    return True

@@ -103,7 +103,7 @@ def standardize_one(rows: Tensor, *options: Any) -> tuple[Tensor, ...]:
     The dispatcher's way back to Python takes longer than the filters of one small layer on a CPU.
     """
     if rows.is_cpu and not dispatch_mode_active():
-        return aten.standardize_one(rows, None, None, *options)
+        return aten.standardize_one(rows, *options)
     return tuple(standardize([rows], [], [], *options, rows.dtype))
 
 
@@ -112,6 +112,6 @@ def standardize_one_backward(
 ) -> Tensor:
     """Do :func:`standardize_backward` for :func:`standardize_one`."""
     if rows.is_cpu and not dispatch_mode_active():
-        return aten.standardize_one_backward(grad, rows, None, mean, r, *options)[0]
+        return aten.standardize_one_backward(grad, rows, mean, r, *options)
     mask = [True, False, False]
     return standardize_backward([grad], [rows], [], [mean, r], *options, mask)[0]

@@ -108,13 +108,14 @@ class WeightPass:
             if layer not in self._plan.alone:
                 self.unknown[layer] = None
             return False
-        requests = [
-            Request(member.stored_function(), member.stored_weights(), half_dtype(member))
-            for member in group
-        ]
-        if not all(closed_form_applies(*request.stored) for request in requests):
+        stored = [member.stored_weights() for member in group]
+        if not closed_form_applies(*(tensor for tensors in stored for tensor in tensors)):
             self._made.update(dict.fromkeys(group, (None, None)))
             return True
+        requests = [
+            Request(member.stored_function(), tensors, half_dtype(member))
+            for member, tensors in zip(group, stored)
+        ]
         for member, request, weight in zip(group, requests, apply_together(requests)):
             self._made[member] = weight, request.dtype
         return True

@@ -62,10 +62,10 @@ def test_weights_made_together_take_two_operators_in_all(layer, options, name):
 
 
 @pytest.mark.parametrize('layer', [layers.ConvWS2d, layers.ConvWN2d])
-@pytest.mark.parametrize('max_stacked', [0, 2**16])
-def test_stacked_filters_get_the_values_and_gradients_of_lone_ones(layer, max_stacked, monkeypatch):
+@pytest.mark.parametrize('max_joined', [0, 2**16])
+def test_joined_filters_get_the_values_and_gradients_of_lone_ones(layer, max_joined, monkeypatch):
     """Would catch a filter, or a gradient, that goes to a layer of the same length."""
-    monkeypatch.setattr(aten, 'MAX_STACKED', max_stacked)
+    monkeypatch.setattr(aten, 'MAX_JOINED', max_joined)
     model = nn.Sequential(*(layer(4, 4, k, padding=k // 2) for k in (3, 1, 3, 1, 3))).double()
     x = torch.randn(1, 4, 9, 9).double()
     lone = torch.autograd.grad(model(x).square().sum(), [*model.parameters()])

@@ -1,4 +1,4 @@
-r"""The operators as one Triton kernel each, a program for every filter of all layers.
+r"""The operators for several layers as one Triton kernel each, a program for every filter.
 
 The filters of one layer are the rows of a matrix. Those of several layers are joined into one
 vector first; a table says where each filter begins and how long it is. Tables depend on shapes

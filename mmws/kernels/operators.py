@@ -59,7 +59,11 @@ def _gpu_implementation(device: torch.device) -> ModuleType:
 
 def _on_gpu(name: str) -> Callable[..., list[Tensor]]:
     def implementation(tensors: list[Tensor], *args: Any) -> list[Tensor]:
-        return getattr(_gpu_implementation(tensors[0].device), name)(tensors, *args)
+        # For one layer, Triton's launcher takes the host longer than the few calls of PyTorch's
+        # kernels: a step at one image took twice the time.
+        alone = len(tensors) == 1
+        module = aten if alone else _gpu_implementation(tensors[0].device)
+        return getattr(module, name)(tensors, *args)
 
     return implementation
 
@@ -84,7 +88,7 @@ def _caller(name: str) -> Callable[..., list[Tensor]]:
 
     def call(tensors: list[Tensor], *args: Any) -> list[Tensor]:
         # The dispatcher's way back to Python takes longer than the filters of one small layer.
-        if len(tensors) == 1 and tensors[0].is_cpu and not dispatch_mode_active():
+        if len(tensors) == 1 and not dispatch_mode_active():
             return implementation(tensors, *args)
         return operator(tensors, *args)
 
@@ -100,9 +104,9 @@ normalize_backward = _caller('normalize_backward')
 def standardize_one(rows: Tensor, *options: Any) -> tuple[Tensor, ...]:
     """Do :func:`standardize` for one layer without gain and shift, in the dtype of its rows.
 
-    The dispatcher's way back to Python takes longer than the filters of one small layer on a CPU.
+    The dispatcher's way back to Python takes longer than the filters of one small layer.
     """
-    if rows.is_cpu and not dispatch_mode_active():
+    if not dispatch_mode_active():
         return aten.standardize_one(rows, *options)
     return tuple(standardize([rows], [], [], *options, rows.dtype))
 
@@ -111,7 +115,7 @@ def standardize_one_backward(
     grad: Tensor, rows: Tensor, mean: Tensor, r: Tensor, *options: Any
 ) -> Tensor:
     """Do :func:`standardize_backward` for :func:`standardize_one`."""
-    if rows.is_cpu and not dispatch_mode_active():
+    if not dispatch_mode_active():
         return aten.standardize_one_backward(grad, rows, mean, r, *options)
     mask = [True, False, False]
     return standardize_backward([grad], [rows], [], [mean, r], *options, mask)[0]

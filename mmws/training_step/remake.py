@@ -43,6 +43,9 @@ CONSUMERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.modules.conv._ConvTr
 
 NORMS = (nn.GroupNorm, _BatchNorm)
 
+FLOAT32_NORMS = {'cuda'}
+"""Devices on which autocast lets Group Normalization compute in float32."""
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     'ReluBackward0': torch.relu,
     'SiluBackward0': F.silu,
@@ -211,11 +214,25 @@ class RemakingPass:
             self._note(weight, _Recipe(remake, *kept, device=weight.device))
         return weight
 
-    def before_consumer(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
-        """Recognize the input of a layer as that of an activation behind a norm."""
-        if not args or not isinstance(args[0], Tensor):
-            return
-        x = args[0]
+    def before_layer(self, layer: nn.Module, x: Tensor) -> Tensor | None:
+        """Recognize the input of a layer; return it as autocast will cast it, None if it will not.
+
+        Autocast would cast it out of sight, and autograd would keep the copy.
+        """
+        if isinstance(layer, CONSUMERS):
+            self._recognize_activation(x)
+        dtype = _dtype_under_autocast(layer, x)
+        if dtype is None or dtype == x.dtype or not self._saves():
+            return None
+        cast = x.to(dtype)
+        # A copy in half precision is smaller than its source: worth it if that one is there anyway.
+        free = dtype == torch.float32 or self._find(x) is not None or _place(x) in self._boxes
+        if free and self._worthwhile(cast):
+            self._note(cast, _Recipe(lambda x: x.to(dtype), self._ingredient(x), device=x.device))
+        return cast
+
+    def _recognize_activation(self, x: Tensor) -> None:
+        """Note how the result of an activation behind a norm is remade."""
         node = x.grad_fn
         activation = None if node is None else ACTIVATIONS.get(node.name())
         if activation is None or not self._worthwhile(x):
@@ -322,7 +339,9 @@ class RemakingPass:
 
 def _norm_function(norm: nn.Module) -> Callable[..., Tensor] | None:
     """Return what a norm does with its input and its tensors, None if that is not known."""
-    if len(norm._forward_hooks) > 1 or norm._forward_pre_hooks or 'forward' in vars(norm):
+    own = int(isinstance(norm, nn.GroupNorm))  # the pre-hook of remaking
+    hooked = len(norm._forward_hooks) > 1 or len(norm._forward_pre_hooks) > own
+    if hooked or 'forward' in vars(norm):
         return None
     eps = norm.eps
     affine = norm.weight is not None
@@ -344,6 +363,17 @@ def _norm_function(norm: nn.Module) -> Callable[..., Tensor] | None:
     return None
 
 
+def _dtype_under_autocast(layer: nn.Module, x: Tensor) -> torch.dtype | None:
+    """Return the dtype to which autocast casts the input of a layer, None if to none."""
+    half = autocast_dtype(x.device.type)
+    if half is None or x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return None
+    if isinstance(layer, CONSUMERS):
+        return half if getattr(layer, 'half_precision', True) else None
+    norm = type(layer).forward in (nn.GroupNorm.forward, GroupNorm.forward)
+    return torch.float32 if norm and x.device.type in FLOAT32_NORMS else None
+
+
 def _is_widening(layer: nn.Module) -> bool:
     """Whether a layer is a 1×1 convolution to many more channels, without any hook but one."""
     plain = type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -362,8 +392,8 @@ class RemakingHooks:
     def __init__(self, model: nn.Module) -> None:
         self._handles = []
         for module in model.modules():
-            if isinstance(module, CONSUMERS):
-                self._handles.append(module.register_forward_pre_hook(_before_consumer))
+            if isinstance(module, (*CONSUMERS, nn.GroupNorm)):
+                self._handles.append(module.register_forward_pre_hook(_before_layer))
             if isinstance(module, nn.modules.conv._ConvNd):
                 self._handles.append(module.register_forward_hook(_after_convolution))
             if isinstance(module, NORMS):
@@ -379,10 +409,12 @@ def _running() -> RemakingPass | None:
     return source if isinstance(source, RemakingPass) and torch.is_grad_enabled() else None
 
 
-def _before_consumer(layer: nn.Module, args: tuple[Any, ...]) -> None:
+def _before_layer(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
     running = _running()
-    if running is not None:
-        running.before_consumer(layer, args)
+    if running is None or not args or not isinstance(args[0], Tensor):
+        return None
+    cast = running.before_layer(layer, args[0])
+    return None if cast is None else (cast, *args[1:])
 
 
 def _after_norm(norm: nn.Module, args: tuple[Any, ...], out: Any) -> None:

@@ -104,24 +104,23 @@ def test_losses_and_gradients_are_bitwise_equal(options, together, amp):
     assert_bitwise(model, alone, amp=amp)
 
 
-def saved_mib(model):
-    """What the graph keeps, by walking the stand-ins that replace saved tensors."""
-    storages = {}
-    original = remake._Box.__init__
-    boxes = []
+def saved_bytes(model, amp=False):
+    """What the graph keeps: tensors in boxes, and ingredients of recipes."""
+    storages, kept = {}, []
 
-    def noted(box, tensor):
-        original(box, tensor)
-        boxes.append(weakref.ref(box))
+    with pytest.MonkeyPatch.context() as patch:
+        for stand_in in (remake._Box, remake._Kept):
 
-    remake._Box.__init__ = noted
-    try:
-        loss = forward(model)
-    finally:
-        remake._Box.__init__ = original
-    for box in (reference() for reference in boxes):
-        if box is not None and isinstance(box.content, torch.Tensor):
-            storage = box.content.untyped_storage()
+            def noted(self, tensor, original=stand_in.__init__):
+                original(self, tensor)
+                kept.append(weakref.ref(self))
+
+            patch.setattr(stand_in, '__init__', noted)
+        loss = forward(model, amp=amp)
+    for stand_in in (reference() for reference in kept):
+        tensor = getattr(stand_in, 'content', getattr(stand_in, '_tensor', None))
+        if isinstance(tensor, torch.Tensor):
+            storage = tensor.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     del loss
     return sum(storages.values())
@@ -135,7 +134,7 @@ def test_norms_activations_and_wide_convolutions_are_not_kept(inplace):
         parameters = sum(p.nbytes for p in model.parameters())
         pixels = 2 * 16 * 16 * 4
         images = 3 + 16 + 4 + 4 + 16
-        assert saved_mib(model) <= images * pixels + parameters + 2000
+        assert saved_bytes(model) <= images * pixels + parameters + 2000
 
 
 @pytest.mark.parametrize('use_reentrant', [True, False])
@@ -297,3 +296,24 @@ def test_made_weights_that_share_a_storage_are_not_kept(monkeypatch, frozen):
     expected = step(alone)[1]
     got = [p.grad for p in model.parameters()]
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+class Float32Norm(nn.GroupNorm):
+    """What autocast makes of Group Normalization on a GPU."""
+
+    def forward(self, x):
+        return super().forward(x.float())
+
+
+def test_copies_that_autocast_makes_are_not_kept(monkeypatch):
+    """Would catch inputs of convolutions kept in bfloat16, and inputs of norms kept in float32."""
+    monkeypatch.setattr(remake, 'FLOAT32_NORMS', {'cpu'})
+    alone = make(depth=1, norm=lambda channels: Float32Norm(2, channels))
+    model = make(depth=1)
+    with TrainingStep(model, together=False, remake=True):
+        assert_bitwise(model, alone, amp=True)
+        parameters = sum(p.nbytes for p in model.parameters())
+        pixels = 2 * 16 * 16 * 2
+        # The image, the stem and the sum in float32, the outputs of conv1 and conv2 in bfloat16.
+        images = 2 * (3 + 16 + 16) + 4 + 4
+        assert saved_bytes(model, amp=True) <= images * pixels + parameters + 4000

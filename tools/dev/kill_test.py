@@ -1,18 +1,22 @@
-"""Kill short trainings at random moments, resume them, and compare with ones left in peace.
+"""Kill short trainings at random moments, resume them, and compare with uninterrupted ones.
 
-    python tools/dev/kill_test.py --kills 10 --seed 1 --results docs/kill_test.jsonl
+    python tools/dev/kill_test.py --kills 6 --seed 1 --results docs/reports/kill_test.jsonl
 
 Each case trains a narrow Mask R-CNN on a few digits (crop and flip, 2 data workers, EMA, gradients
-accumulated over 2 steps), by epochs or by iterations, in 1 or 2 processes, with a seed or without.
-SIGKILL comes at a random step, or while a checkpoint is being written; two processes lose one rank
-or the launcher. The training is resumed, and its last checkpoint must be that of an uninterrupted
-training to the bit. A line for each case is appended to the results file, so that runs add up.
+accumulated over 2 steps), in 1 or 2 processes, with a seed or without. The training runs by epochs
+or by iterations, and saves at the end of epochs, in their middle, or every 3 iterations. SIGKILL
+comes at a random moment, or while a checkpoint is being written; two processes lose one rank or the
+launcher. Then no process may be left, every checkpoint that was there must be intact, and the
+resumed training must end with the weights, EMA, optimizer and schedules of an uninterrupted one, to
+the bit. A line for each case is appended to the results file, so that runs add up.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import operator
 import os
 import random
 import signal
@@ -20,21 +24,30 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-STEPS = 8
+EPOCHS = 3
+STEPS = 9  # of a process, in all epochs
 TIMEOUT = 600  # seconds for one training
 CONFIG = """
 _base_ = '{root}/configs/mask_rcnn_r18_gnws_digits.py'
 custom_imports = dict(imports=['mmws', 'kill_test_progress'])
 data_root = '{data}/'
-loader = dict(num_workers=2, persistent_workers={by_epoch}, dataset=dict(data_root=data_root))
-train_dataloader = dict(loader, sampler=dict(type='{sampler}'))
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='RandomCrop', crop_size=(112, 112)),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+train_dataloader = dict(
+    num_workers=2, persistent_workers={persistent}, sampler=dict(type='{sampler}'),
+    dataset=dict(data_root=data_root, indices={images}, pipeline=train_pipeline))
 val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
@@ -42,10 +55,26 @@ test_evaluator = val_evaluator
 train_cfg = {train_cfg}
 optim_wrapper = dict(accumulative_counts=2)
 custom_hooks = [dict(type='EMAHook', momentum=0.1), dict(type='mmengine.Progress')]
-default_hooks = dict(
-    logger=dict(interval=1),
-    checkpoint=dict(by_epoch={by_epoch}, interval={interval}, max_keep_ckpts=2, save_best=None))
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(
+    by_epoch={save_by_epoch}, interval={interval}, max_keep_ckpts=2, save_best=None))
 """
+BY_EPOCHS = f'dict(_delete_=True, by_epoch=True, max_epochs={EPOCHS})'
+BY_ITERATIONS = f'dict(max_iters={STEPS}, val_interval=6)'
+# An update takes 2 iterations, so 3 end between two updates. The middle of an epoch is 2 of 3.
+SCHEDULES: dict[str, dict[str, Any]] = {
+    'epochs': dict(
+        train_cfg=BY_EPOCHS, save_by_epoch=True, interval=1, sampler='DefaultSampler',
+        persistent=True,
+    ),
+    'epochs, saved in their middle': dict(
+        train_cfg=BY_EPOCHS, save_by_epoch=False, interval=2, sampler='DefaultSampler',
+        persistent=False,
+    ),
+    'iterations': dict(
+        train_cfg=BY_ITERATIONS, save_by_epoch=False, interval=3, sampler='InfiniteSampler',
+        persistent=True,
+    ),
+}  # fmt: skip
 PROGRESS = """
 import os
 from mmengine.hooks import Hook
@@ -63,25 +92,27 @@ class Progress(Hook):
 class Case(NamedTuple):
     """One training to kill."""
 
-    by_epoch: bool
+    schedule: str
     processes: int
     seeded: bool
     step: int
     while_writing: bool
     target: str  # 'training', 'rank' or 'launcher'
-    delay: float  # seconds after the step has begun
+    delay: float  # seconds after the step, or the writing, has begun
 
 
 def draw_case(numbers: random.Random, processes: int) -> Case:
     """Return a random case."""
+    while_writing = numbers.random() < 0.4
     return Case(
-        by_epoch=numbers.random() < 0.5,
+        schedule=numbers.choice(list(SCHEDULES)),
         processes=processes,
         seeded=numbers.random() < 0.5,
         step=numbers.randrange(STEPS),
-        while_writing=numbers.random() < 0.3,
+        while_writing=while_writing,
         target='training' if processes == 1 else numbers.choice(['rank', 'launcher']),
-        delay=numbers.random(),
+        # A step takes about a second, a checkpoint is written within a tenth of one.
+        delay=round(numbers.random() * (0.1 if while_writing else 1), 3),
     )
 
 
@@ -94,30 +125,27 @@ class Trainings:
         self.folder = folder
         data = generate_digits(
             folder / 'digits',
-            DigitsConfig(num_train=4, num_val=2, image_size=(128, 128), digit_size=(28, 64)),
+            DigitsConfig(num_train=6, num_val=2, image_size=(128, 128), digit_size=(28, 64)),
         )
         (folder / 'kill_test_progress.py').write_text(PROGRESS)
-        for by_epoch in (True, False):
-            epochs = STEPS // 4
-            (folder / f'by_epoch_{by_epoch}.py').write_text(
-                CONFIG.format(
-                    root=ROOT,
-                    data=data,
-                    by_epoch=by_epoch,
-                    interval=1 if by_epoch else 3,
-                    sampler='DefaultSampler' if by_epoch else 'InfiniteSampler',
-                    train_cfg=f'dict(_delete_=True, by_epoch=True, max_epochs={epochs})'
-                    if by_epoch
-                    else f'dict(max_iters={STEPS}, val_interval=6)',
+        for number, options in enumerate(SCHEDULES.values()):
+            for processes in (1, 2):
+                images = processes * STEPS // EPOCHS
+                (folder / f'config_{number}_{processes}.py').write_text(
+                    CONFIG.format(root=ROOT, data=data, images=images, **options)
                 )
-            )
+
+    def config(self, case: Case) -> Path:
+        """Return the config of a case."""
+        number = list(SCHEDULES).index(case.schedule)
+        return self.folder / f'config_{number}_{case.processes}.py'
 
     def start(self, case: Case, work_dir: Path, *options: str) -> subprocess.Popen[bytes]:
         """Start a training in a session of its own."""
-        config = self.folder / f'by_epoch_{case.by_epoch}.py'
-        command = [sys.executable, str(ROOT / 'tools/train.py'), str(config)]
+        config = str(self.config(case))
+        command = [sys.executable, str(ROOT / 'tools/train.py'), config]
         if case.processes > 1:
-            command = [str(ROOT / 'tools/dist_train.sh'), str(config), str(case.processes)]
+            command = [str(ROOT / 'tools/dist_train.sh'), config, str(case.processes)]
         work_dir.mkdir(exist_ok=True)
         environment = {
             **os.environ,
@@ -137,35 +165,52 @@ class Trainings:
 
     def reference(self, case: Case, seed: int) -> Path:
         """Return the last checkpoint of an uninterrupted training."""
-        work_dir = self.folder / f'reference_{case.by_epoch}_{case.processes}_{seed}'
+        work_dir = self.folder / f'reference_{self.config(case).stem}_{seed}'
         if not work_dir.exists():
             status = self.finish(case, work_dir, '--cfg-options', f'randomness.seed={seed}')
             if status != 0:
-                raise RuntimeError(f'a training left in peace ended with status {status}')
+                raise RuntimeError(f'an uninterrupted training ended with status {status}')
         return last_file(work_dir, case)
 
 
 def last_file(work_dir: Path, case: Case) -> Path:
     """Return the path of the checkpoint after the last step."""
-    return work_dir / (f'epoch_{STEPS // 4}.pth' if case.by_epoch else f'iter_{STEPS}.pth')
+    by_epoch = SCHEDULES[case.schedule]['save_by_epoch']
+    return work_dir / (f'epoch_{EPOCHS}.pth' if by_epoch else f'iter_{STEPS}.pth')
 
 
-def processes_of(work_dir: Path) -> list[int]:
-    """Return the ids of live processes that have a work dir on their command line."""
+def processes_of(training: int, work_dir: Path) -> list[int]:
+    """Return the ids of the live processes of a training: of its session, or with its work dir."""
     found = []
     for entry in Path('/proc').glob('[0-9]*'):
         try:
             words = (entry / 'cmdline').read_bytes().split(b'\0')
-            state = (entry / 'stat').read_text().rpartition(')')[2].split()[0]
+            state, _, _, session = (entry / 'stat').read_text().rpartition(')')[2].split()[:4]
         except OSError:
             continue  # it has ended meanwhile
-        if str(work_dir).encode() in words and state != 'Z':
+        if state != 'Z' and (int(session) == training or str(work_dir).encode() in words):
             found.append(int(entry.name))
     return found
 
 
-def kill(case: Case, training: subprocess.Popen[bytes], work_dir: Path) -> int | None:
-    """Kill a training at its moment; return the step, None if it had ended before."""
+class Kill(NamedTuple):
+    """What was seen at the moment of a kill."""
+
+    step: int
+    newest: float  # when the newest of the checkpoints that were there was renamed, 0 for none
+
+
+def newest(work_dir: Path) -> float:
+    """Return when the newest checkpoint was written, 0 if there is none."""
+    times = [0.0]
+    for path in work_dir.glob('*.pth'):
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+            times.append(path.stat().st_mtime)
+    return max(times)
+
+
+def kill(case: Case, training: subprocess.Popen[bytes], work_dir: Path) -> Kill | None:
+    """Kill a training at its moment; return None if it had ended before."""
     end = time.monotonic() + TIMEOUT
     step, pid = 0, 0
     while training.poll() is None and time.monotonic() < end:
@@ -173,95 +218,128 @@ def kill(case: Case, training: subprocess.Popen[bytes], work_dir: Path) -> int |
         if reports and all(reports):
             step, pid = max((int(step), int(pid)) for step, pid in reports)
         writing = any(work_dir.glob('.*.unfinished'))
-        if reports and step >= case.step and (writing or not case.while_writing):
-            if not case.while_writing:
-                time.sleep(case.delay)
-            victim = pid if case.target == 'rank' else training.pid
+        if pid and step >= case.step and (writing or not case.while_writing):
+            time.sleep(case.delay)
+            seen = Kill(step, newest(work_dir))
             try:
-                os.kill(victim, signal.SIGKILL)
+                os.kill(pid if case.target == 'rank' else training.pid, signal.SIGKILL)
             except ProcessLookupError:
-                return None
-            training.wait(TIMEOUT)
-            return step
+                break
+            return seen if training.wait(TIMEOUT) != 0 else None
         time.sleep(0.002)
     training.wait(TIMEOUT)
     return None
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Return the names of weights and states of the optimizer that differ by a bit."""
+    """Return the names of the tensors and numbers that differ by a bit."""
     import torch
 
     from mmws.compat import read_checkpoint
 
-    a, b = read_checkpoint(one), read_checkpoint(other)
-    names = []
-    for part in ('state_dict', 'ema_state_dict'):
-        names += [k for k, value in a[part].items() if not torch.equal(value, b[part][k])]
-    for number, state in a['optimizer']['state'].items():
-        others = b['optimizer']['state'][number]
-        names += [f'{number}.{k}' for k, v in state.items() if not torch.equal(v, others[k])]
+    def leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, (dict, list, tuple)):
+            for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+                yield from leaves(part, f'{name}.{key}')
+        else:
+            yield name, value
+
+    parts = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers')
+    a, b = (
+        dict(leaf for part in parts for leaf in leaves(checkpoint[part], part))
+        for checkpoint in (read_checkpoint(one), read_checkpoint(other))
+    )
+    names = sorted(a.keys() ^ b.keys())
+    for name in a.keys() & b.keys():
+        equal = torch.equal if isinstance(a[name], torch.Tensor) else operator.eq
+        if not equal(a[name], b[name]):
+            names.append(name)
     return names
 
 
-def run_case(trainings: Trainings, case: Case, work_dir: Path) -> dict[str, Any]:
-    """Kill, resume and compare; return what was seen."""
+def run_case(trainings: Trainings, case: Case, work_dir: Path) -> dict[str, Any] | None:
+    """Kill, resume and compare; return what was seen, None if the training was not killed."""
     from mmws.checkpoints import find_intact
-    from mmws.compat import read_checkpoint
+    from mmws.compat import CheckpointError, read_checkpoint
 
     options = ['--cfg-options', 'randomness.seed=1'] if case.seeded else []
-    killed_at = kill(case, trainings.start(case, work_dir, *options), work_dir)
+    training = trainings.start(case, work_dir, *options)
+    killed = kill(case, training, work_dir)
+    if killed is None:
+        return None
     orphans_gone_by = time.monotonic() + 10
-    while processes_of(work_dir) and time.monotonic() < orphans_gone_by:
+    while processes_of(training.pid, work_dir) and time.monotonic() < orphans_gone_by:
         time.sleep(0.1)
-    orphans = len(processes_of(work_dir))
-    for pid in processes_of(work_dir):
+    orphans = processes_of(training.pid, work_dir)
+    for pid in orphans:
         os.kill(pid, signal.SIGKILL)
-    kept = find_intact(work_dir)
-    status = trainings.finish(case, work_dir, '--resume', *options)
     result = {
         **case._asdict(),
-        'killed_at': killed_at,
-        'resumed_from': kept.path.name if kept.path else None,
-        'orphans': orphans,
-        'status': status,
+        'killed_at': killed.step,
+        'draft_left': any(work_dir.glob('.*.unfinished')),
+        'resumed_from': None,
+        'orphans': len(orphans),
+        'lost': [],
+        'status': None,
         'different': None,
     }
+    try:
+        found = find_intact(work_dir)
+        result['lost'] = found.skipped
+        if found.path is not None:
+            result['resumed_from'] = found.path.name
+        if newest(work_dir) < killed.newest:
+            result['lost'].append('the newest checkpoint')
+    except CheckpointError as error:
+        result['lost'] = [str(error)]
+    result['status'] = trainings.finish(case, work_dir, '--resume', *options)
     last = last_file(work_dir, case)
-    if status == 0 and last.exists():
+    if result['status'] == 0 and last.exists():
         seed = read_checkpoint(last)['meta']['seed']
         result['different'] = len(differences(trainings.reference(case, seed), last))
-    result['passed'] = result['different'] == 0 and not orphans
+    result['passed'] = result['different'] == 0 and not orphans and not result['lost']
     return result
 
 
 def summary(results: Path) -> str:
-    """Return the counts of a results file."""
+    """Return a table of the counts in a results file."""
     lines = [json.loads(line) for line in results.read_text().splitlines()]
-    counts = Counter((line['processes'], line['passed']) for line in lines)
-    parts = []
+    columns = {
+        'killed': lambda line: True,
+        'of these while writing': lambda line: line['draft_left'],
+        'resumed from a checkpoint': lambda line: line['resumed_from'] is not None,
+        'processes left': lambda line: line['orphans'],
+        'checkpoints lost': lambda line: line['lost'],
+        'bit-identical': lambda line: line['different'] == 0,
+    }
+    table = [f'| processes | {" | ".join(columns)} |', '| --- |' + ' ---: |' * len(columns)]
     for processes in sorted({line['processes'] for line in lines}):
-        passed = counts[processes, True]
-        total = passed + counts[processes, False]
-        parts.append(f'{passed} of {total} with {processes} process(es)')
-    return 'bit-identical after a kill, without orphans: ' + ', '.join(parts)
+        rows = [line for line in lines if line['processes'] == processes]
+        counts = [str(sum(map(bool, map(column, rows)))) for column in columns.values()]
+        table.append(f'| {processes} | {" | ".join(counts)} |')
+    return '\n'.join(table)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--kills', type=int, default=4)
-    parser.add_argument('--processes', type=int, nargs='+', default=[1, 1, 1, 2])
-    parser.add_argument('--seed', type=int, default=0, help='of the moments to kill at')
+    parser.add_argument('--kills', type=int, default=4, help='0 prints the summary alone')
+    parser.add_argument('--processes', type=int, choices=[1, 2], default=1)
+    parser.add_argument('--seed', type=int, default=0, help='of the cases and their moments')
     parser.add_argument('--results', type=Path, default=Path('kill_test.jsonl'))
     args = parser.parse_args()
-    numbers = random.Random(args.seed)
-    failed = 0
+    numbers = random.Random(f'{args.seed} {args.processes}')
+    failed, done, number = 0, 0, 0
     with tempfile.TemporaryDirectory(prefix='kill_test_') as name:
-        trainings = Trainings(Path(name))
-        for number in range(args.kills):
-            case = draw_case(numbers, args.processes[number % len(args.processes)])
-            result = {'seed': args.seed, 'number': number}
-            result |= run_case(trainings, case, Path(name, f'case_{number}'))
+        trainings = Trainings(Path(name)) if args.kills else None
+        while trainings and done < args.kills:
+            number += 1
+            case = draw_case(numbers, args.processes)
+            result = run_case(trainings, case, Path(name, f'case_{number}'))
+            if result is None:
+                print(f'case {number} ended before its kill', flush=True)
+                continue
+            done += 1
+            result = {'seed': args.seed, 'number': number, **result}
             print(json.dumps(result), flush=True)
             if not result['passed']:
                 failed += 1

@@ -27,10 +27,12 @@ class Found(NamedTuple):
     Attributes:
         path: The newest intact one; None where there is no checkpoint at all.
         skipped: For each newer checkpoint, in one line, why it cannot be resumed from.
+        contents: What the file holds, with its tensors mapped into memory.
     """
 
     path: Path | None
     skipped: list[str]
+    contents: Mapping[str, Any] | None = None
 
 
 def find_intact(work_dir: str | Path) -> Found:
@@ -58,11 +60,12 @@ def find_intact(work_dir: str | Path) -> Found:
     for _, _, path in sorted(resumable, reverse=True):
         try:
             check_undamaged(path)
-            check_finite(read_checkpoint(path), str(path))
+            contents = read_checkpoint(path)
+            check_finite(contents, str(path))
         except (CheckpointError, OSError) as error:
             skipped.append(str(error))
         else:
-            return Found(path, skipped)
+            return Found(path, skipped, contents)
     if skipped:
         raise CheckpointError(
             f'no checkpoint in {work_dir} is intact ({"; ".join(skipped)}): move them away to '
@@ -141,8 +144,14 @@ def check_finite(checkpoint: Mapping[str, Any], source: str) -> None:
 
     Raises:
         NonFiniteError: naming the first such weight.
+        CheckpointError: if ``state_dict`` is no dict.
     """
-    name = first_nonfinite(checkpoint.get('state_dict', checkpoint))
+    weights = checkpoint.get('state_dict', checkpoint)
+    if not isinstance(weights, Mapping):
+        raise CheckpointError(
+            f'{source} holds no weights: its state_dict is a {type(weights).__name__}'
+        )
+    name = first_nonfinite(weights)
     if name is None and isinstance(checkpoint.get('ema_state_dict'), Mapping):
         name = first_nonfinite(checkpoint['ema_state_dict'])
     if name is not None:

@@ -64,8 +64,10 @@ def load_config(config: str | Path, cfg_options: dict | None = None) -> Config:
         try:
             cfg.merge_from_dict(cfg_options)
         except (AttributeError, KeyError, IndexError, TypeError, AssertionError) as error:
-            reason = str(error) or type(error).__name__
-            raise ValueError(f'`cfg_options` do not fit config {config}: {reason}') from error
+            reason = ' '.join(str(error).split())[:200] or type(error).__name__
+            names = ', '.join(map(str, cfg_options))
+            message = f'`cfg_options` {names} do not fit config {config}: {reason}'
+            raise ValueError(message) from error
     return cfg
 
 

@@ -316,6 +316,10 @@ def check_md5(path: Path, archive: Archive) -> None:
         )
 
 
+class UnsafeArchiveError(ValueError, tarfile.FilterError):
+    """An archive with an entry that would be written somewhere else, or is no file."""
+
+
 def unpack(path: Path, folder: Path, top: str = '') -> None:
     """Unpack a tar or zip archive beside it, then move what is in it to its place.
 
@@ -328,7 +332,7 @@ def unpack(path: Path, folder: Path, top: str = '') -> None:
         FileExistsError: if a file of another size is in the place of one; nothing is moved.
         OSError: if the disk is full.
         ValueError: if the archive is incomplete or damaged; nothing is moved.
-        tarfile.FilterError: if an entry leads outside of the archive's folder.
+        UnsafeArchiveError: if an entry leads outside of the archive's folder, or is a device.
     """
     work = path.with_name(f'{path.name}.unpacked')
     shutil.rmtree(work, ignore_errors=True)
@@ -336,8 +340,8 @@ def unpack(path: Path, folder: Path, top: str = '') -> None:
     try:
         try:
             _extract(path, work)
-        except tarfile.FilterError:
-            raise
+        except tarfile.FilterError as error:
+            raise UnsafeArchiveError(f'archive {path} is not unpacked: {error}') from error
         except OSError as error:
             # A damaged file sends its reader to a place before its start.
             if error.errno not in (None, errno.EINVAL):

@@ -1,9 +1,11 @@
 """Train and test a detector from a config."""
 
+import functools
 import logging
 import os
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -16,6 +18,7 @@ from mmengine.runner import Runner
 
 from mmws.checkpoints import (
     Checkpoint,
+    CheckpointMismatchError,
     check_finite,
     check_resumable,
     check_undamaged,
@@ -23,11 +26,13 @@ from mmws.checkpoints import (
     find_intact,
 )
 from mmws.checkpoints.classes import map_predictions, require_same_classes, require_weights
-from mmws.compat import read_checkpoint
+from mmws.compat import CheckpointError, read_checkpoint
+from mmws.compat.mmengine_private import loads_from
 from mmws.config import load_config
 from mmws.config.structure import check_structure
 from mmws.config.tree import KeyPath, kind, rewrite, walk
 from mmws.data.preflight import check_data, train_classes
+from mmws.hooks.divergence import DivergenceError
 from mmws.hooks.stop import StopHook, parse_duration
 
 from .batch_arithmetic import count_accumulation
@@ -98,25 +103,28 @@ def prepare(
         cfg.auto_scale_lr.enable = True
     check_launcher(launcher)
 
+    checked: Mapping[str, Any] | None = None  # what the checkpoint holds
     if resume == 'auto':
         # A job that may be restarted always asks to resume; its first start has no checkpoint.
         found = find_intact(cfg.work_dir)
         for reason in found.skipped:
             print_log(f'not resumed from: {reason}', logger='current', level=logging.WARNING)
-        resume = str(found.path) if found.path else None
+        resume, checked = str(found.path) if found.path else None, found.contents
         if resume is None:
             print_log(f'nothing to resume in {cfg.work_dir}: training starts', logger='current')
-    elif resume is not None and '://' not in str(resume):
-        check_resumable(read_checkpoint(resume), str(resume))
     if resume is not None:
         cfg.resume, cfg.load_from = True, str(resume)
     if checkpoint is not None:
         cfg.load_from = str(checkpoint)
     load_from = cfg.get('load_from')
     if load_from and '://' not in load_from:
-        check_undamaged(load_from)
-        trained = Checkpoint.read(load_from)
-        check_finite(trained.weights, f'checkpoint {load_from}')
+        if checked is None:
+            check_undamaged(load_from)
+            checked = read_checkpoint(load_from)
+            if resume is not None:
+                check_resumable(checked, load_from)
+            check_finite(checked, f'checkpoint {load_from}')
+        trained = Checkpoint.of(checked, load_from)
         classes = train_classes(cfg) if resume is not None else None
         if classes is not None:
             require_same_classes(trained, classes)
@@ -167,6 +175,7 @@ def train(cfg: Config) -> Any:
         CheckpointMismatchError: if pretrained weights, or the checkpoint to resume from, were
             trained with other layers than the model's.
         CheckpointError: if a checkpoint cannot be read or resumed from.
+        ConfigError: if MMEngine cannot build a part of the config.
         DivergenceError: if the loss, a gradient or a weight is NaN or infinite.
         OSError: if a checkpoint cannot be written; those before it are kept.
         SystemExit: if a signal or the end of a time has stopped the training, when it is saved.
@@ -176,7 +185,8 @@ def train(cfg: Config) -> Any:
     count_accumulation(runner)
     # The wrapper for parallel training must not outlive the process group.
     try:
-        model = unwrap(runner.train())
+        with _building(runner):
+            model = unwrap(runner.train())
     finally:
         _release_signals(runner)
     del runner
@@ -257,7 +267,8 @@ def evaluate(cfg: Config, out: Optional[StrPath] = None) -> 'dict[str, float]':
         from mmdet.evaluation import DumpDetResults
 
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=str(out)))
-    metrics = runner.test()
+    with _building(runner):
+        metrics = runner.test()
     del runner
     finish_distributed()
     return metrics
@@ -267,18 +278,77 @@ class ConfigError(ValueError):
     """A config from which MMEngine cannot build a training or a test."""
 
 
+_OWN_ERRORS = (CheckpointError, CheckpointMismatchError, DivergenceError, ConfigError)
+
+
 def _build_runner(cfg: Config) -> Runner:
     from mmdet.utils import setup_cache_size_limit_of_dynamo
 
     setup_cache_size_limit_of_dynamo()
     prepare_distributed(cfg)
     try:
-        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
-        # What other packages raise is about the arguments that the config gives them.
-        if _raised_in(error, 'mmws'):
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    except _BUILD_ERRORS as error:
+        raise _config_error(error) from error
+    vars(runner)['load_or_resume'] = functools.partial(_load, runner)
+    return runner
+
+
+_BUILD_ERRORS = (AssertionError, AttributeError, LookupError, TypeError, ValueError)
+
+
+def _config_error(error: Exception) -> Exception:
+    """Return the error to raise for one that occurred while parts of a config were built."""
+    # What other packages raise is about the arguments that the config gives them; what mmws raises
+    # is so if it is a ValueError, and else a bug.
+    if _raised_in(error, 'mmws') and not isinstance(error, ValueError):
+        return error
+    reason = f'{type(error).__name__}: {" ".join(str(error).split())[:500]}'
+    part = _part_being_built(error)
+    return ConfigError(f'the config cannot be built: {f"{part}: " if part else ""}{reason}')
+
+
+def _part_being_built(error: Exception) -> Optional[str]:
+    """Return the ``type`` of the innermost part of a config that was being built, if any."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for frame in reversed(frames):
+        if frame.f_globals.get('__name__') == 'mmengine.registry.build_functions':
+            part = frame.f_locals.get('cfg')
+            if isinstance(part, dict) and 'type' in part:
+                return getattr(part['type'], '__name__', str(part['type']))
+    return None
+
+
+@contextmanager
+def _building(runner: Runner) -> Iterator[None]:
+    """Turn errors into :class:`ConfigError` until all is built and the checkpoint is loaded.
+
+    MMEngine's Runner builds loops, optimizer and schedules only when the training or test begins.
+    """
+    try:
+        yield
+    except _BUILD_ERRORS as error:
+        if _is_built(runner) or isinstance(error, _OWN_ERRORS):
             raise
-        raise ConfigError(f'the config cannot be built: {type(error).__name__}: {error}') from error
+        raise _config_error(error) from error
+
+
+def _is_built(runner: Runner) -> bool:
+    return 'load_or_resume' not in vars(runner)
+
+
+def _load(runner: Runner) -> None:
+    """Load a checkpoint; what it holds decides what PyTorch and MMEngine raise meanwhile."""
+    vars(runner).pop('load_or_resume')
+    try:
+        runner.load_or_resume()
+    except _OWN_ERRORS:
+        raise
+    except (*_BUILD_ERRORS, RuntimeError) as error:
+        reason = f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'
+        raise CheckpointError(
+            f'checkpoint {loads_from(runner)} cannot be loaded: {reason}'
+        ) from error
 
 
 def _raised_in(error: Exception, package: str) -> bool:

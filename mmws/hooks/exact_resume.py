@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import DATA_SAMPLERS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader
 
 from mmws.checkpoints import check_resumable
@@ -27,6 +26,8 @@ from mmws.compat.mmengine_private import (
 )
 from mmws.data.positions import RandomState, give_positions, set_epoch
 from mmws.registry import HOOKS
+
+from .resumed_optimizer import adapt_rate, check_optimizer
 
 KEY = 'mmws_resume'
 
@@ -56,14 +57,19 @@ class ExactResumeHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if not is_resuming(runner):
             return
-        check_resumable(checkpoint, str(loads_from(runner)))
-        _check_optimizer(runner, checkpoint)
-        state = checkpoint.get(KEY)
-        self._state = state if isinstance(state, dict) else None
+        source = str(loads_from(runner))
+        check_resumable(checkpoint, source)
+        optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
+        if optimizer is not None:
+            check_optimizer(optimizer, checkpoint['optimizer'], source)
+        self._state = checkpoint.get(KEY)
         if self._state is None:
             _warn(runner, 'the checkpoint was written without mmws.ExactResumeHook: the random ')
             return
-        _adapt_rate(runner, checkpoint, self._state)
+        _check_state(self._state, source)
+        if optimizer is not None:
+            before = images_per_update(self._state['run'])
+            adapt_rate(runner, checkpoint, before, images_per_update(run_facts(runner)))
 
     def before_train(self, runner: Runner) -> None:
         loop, state = runner.train_loop, self._state or {}
@@ -137,6 +143,71 @@ def run_facts(runner: Runner, optim_wrapper: Any = None) -> dict[str, Any]:
 def images_per_update(run: Mapping[str, Any]) -> int:
     """Return how many images an update of the weights sees, of all processes."""
     return run['processes'] * run['images per process'] * run['accumulated steps']
+
+
+def _check_state(state: Any, source: str) -> None:
+    """Check that what a checkpoint holds for an exact resume is what this hook writes.
+
+    Raises:
+        CheckpointError: naming what is not.
+    """
+    problem = _state_problem(state)
+    if problem:
+        raise CheckpointError(
+            f'checkpoint {source} cannot be resumed: its entry {KEY} is not what mmws writes, '
+            f'{problem}: remove the entry, or resume from another checkpoint'
+        )
+
+
+def _state_problem(state: Any) -> str:
+    """Return what is wrong with the entry of a checkpoint, the empty text if nothing is."""
+    if not isinstance(state, Mapping):
+        return f'a {type(state).__name__}'
+    run, ranks = state.get('run'), state.get('ranks')
+    if not isinstance(run, Mapping) or not isinstance(ranks, list):
+        return 'which lacks the dict run or the list ranks'
+    for key in ('processes', 'images per process', 'accumulated steps', 'images in the data set'):
+        if not isinstance(run.get(key), int) or isinstance(run[key], bool) or run[key] < 1:
+            return f'run.{key} is {run.get(key)!r}'
+    if not isinstance(run.get('seed'), (int, type(None))):
+        return f'run.seed is {run["seed"]!r}'
+    for number, rank in enumerate(ranks):
+        for key, test in _STATE_OF_RANK.items():
+            if not isinstance(rank, Mapping) or not test(rank.get(key)):
+                return f'ranks.{number}.{key} is of another form'
+    return ''
+
+
+def _is_tensor(dtype: torch.dtype, numel: int | None = None) -> Callable[[Any], bool]:
+    return lambda value: (
+        isinstance(value, Tensor)
+        and value.dtype == dtype
+        and (numel is None or value.shape == (numel,))
+    )
+
+
+def _is_number_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, float)
+
+
+def _are_gradients(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, Mapping) and all(isinstance(part, Tensor) for part in value.values())
+    )
+
+
+_STATE_OF_RANK: dict[str, Callable[[Any], bool]] = {
+    'python': _is_tensor(torch.int64, 625),
+    'python_gauss': _is_number_or_none,
+    'numpy': _is_tensor(torch.int64, 624),
+    'numpy_rest': lambda value: (
+        isinstance(value, list)
+        and [type(part) for part in value] == [int, int, float]
+        and 0 <= value[0] <= 624
+    ),
+    'torch': _is_tensor(torch.uint8, len(torch.get_rng_state())),
+    'gradients': _are_gradients,
+}
 
 
 def _sampler(loader: DataLoader) -> Any:
@@ -282,74 +353,3 @@ def _count_batches_from(loop: EpochBasedTrainLoop, skip: int) -> None:
         run_iter(idx + skip if loop.epoch == epoch else idx, data_batch)
 
     loop.run_iter = run_iter_of_resumed_epoch
-
-
-# ---- the optimizer
-
-
-def _check_optimizer(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
-    """Check that the state of the optimizer is that of one like this.
-
-    Raises:
-        CheckpointError: if it is not; PyTorch would fail at the first step, or train on wrongly.
-    """
-    optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
-    state = checkpoint['optimizer']
-    if optimizer is None or not isinstance(state, Mapping) or 'param_groups' not in state:
-        return
-    source = loads_from(runner)
-    saved = [len(group['params']) for group in state['param_groups']]
-    wanted = [len(group['params']) for group in optimizer.param_groups]
-    if saved != wanted:
-        raise CheckpointError(
-            f'checkpoint {source} cannot be resumed: its optimizer has {sum(saved)} parameters in '
-            f'{len(saved)} groups, that of the config has {sum(wanted)} in {len(wanted)}'
-        )
-    options = set(optimizer.param_groups[0]) - {'params', 'initial_lr'}
-    old = set(state['param_groups'][0]) - {'params', 'initial_lr'}
-    if {'betas', 'momentum'} & (options ^ old):
-        raise CheckpointError(
-            f'checkpoint {source} cannot be resumed with {type(optimizer).__name__}: it holds the '
-            f'state of another optimizer, with the options {", ".join(sorted(old))}'
-        )
-
-
-def _adapt_rate(runner: Runner, checkpoint: dict, state: Mapping[str, Any]) -> None:
-    """Scale the learning rate to another number of images where asked; tell what it is."""
-    groups = checkpoint['optimizer'].get('param_groups', [])
-    optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
-    if optimizer is None or not groups:
-        return
-    before, now = images_per_update(state['run']), images_per_update(run_facts(runner))
-    scaled = bool((runner.auto_scale_lr or {}).get('enable'))
-    if before != now and scaled:
-        _scale_rates(checkpoint, now / before)
-        runner.logger.warning(
-            f'an update now sees {now} images, {before} before: the learning rate of the '
-            f'checkpoint is scaled by {now / before:g}'
-        )
-    elif before != now:
-        runner.logger.warning(
-            f'an update now sees {now} images, {before} before, and the learning rate stays that '
-            'of the checkpoint: scale it with auto_scale_lr.enable=True'
-        )
-    wanted, found = (g[0].get('initial_lr', g[0]['lr']) for g in (optimizer.param_groups, groups))
-    if abs(wanted - found) > 1e-9 * abs(found):
-        runner.logger.log(
-            logging.WARNING,
-            f'the learning rate of the config is {wanted:g}, but the training goes on with that of '
-            f'the checkpoint, {found:g}: start anew with load_from to change it',
-        )
-
-
-def _scale_rates(checkpoint: dict, factor: float) -> None:
-    for group in checkpoint['optimizer']['param_groups']:
-        for key in ('lr', 'initial_lr'):
-            if key in group:
-                group[key] *= factor
-    schedulers = checkpoint.get('param_schedulers', [])
-    for scheduler in schedulers if isinstance(schedulers, list) else []:
-        if scheduler.get('param_name') == 'lr':
-            for key in ('base_values', '_last_value'):
-                if isinstance(scheduler.get(key), list):
-                    scheduler[key] = [value * factor for value in scheduler[key]]

@@ -9,7 +9,7 @@ from mmdet.apis import DetInferencer, init_detector
 from mmengine.config import Config
 from mmengine.hub import get_config
 
-from mmws.config import read_config
+from mmws.config import load_config, read_config
 from mmws.layers import ConvWS2d
 from tests.helpers.paths import CONFIGS
 
@@ -110,3 +110,9 @@ def test_nothing_like_it_is_no_suggestion(tmp_path):
     (tmp_path / 'other.py').touch()
     with pytest.raises(FileNotFoundError, match=r'mine\.py does not exist$'):
         read_config(tmp_path / 'mine.py')
+
+
+def test_options_that_do_not_fit_are_named(tmp_path):
+    (tmp_path / 'a.py').write_text('steps = [1, 2]')
+    with pytest.raises(ValueError, match=r'`cfg_options` steps\.7\.a do not fit config .*a\.py'):
+        load_config(tmp_path / 'a.py', {'steps.7.a': 1})

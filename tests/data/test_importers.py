@@ -95,7 +95,11 @@ def test_yolo_with_splits_boxes_and_classes_by_number(digits, tmp_path):
 
 @pytest.mark.parametrize(
     ('line', 'message'),
-    [('x 0.1 0.2 0.3 0.4', 'line 1 is not a class'), ('99 0.1 0.2 0.3 0.4', 'class 99, but only')],
+    [
+        ('x 0.1 0.2 0.3 0.4', 'line 1 is not a class'),
+        ('inf 0.1 0.2 0.3 0.4', 'line 1 is not a class'),
+        ('99 0.1 0.2 0.3 0.4', 'class 99, but only'),
+    ],
 )
 def test_a_broken_label_file_is_named(digits, tmp_path, line, message):
     root = as_yolo(*digits, tmp_path / 'y')
@@ -180,3 +184,31 @@ def test_nothing_recognized_is_said(tmp_path):
     (tmp_path / 'a.json').write_text('{"a": 1}')
     with pytest.raises(FileNotFoundError, match='holds no data set that is recognized'):
         new_config(data=tmp_path, out=tmp_path / 'c.py')
+
+
+def test_a_class_without_a_name_has_a_plausible_number(digits, tmp_path):
+    # Bug: a list of as many names is made as the number says, until the memory is full.
+    root = as_yolo(*digits, tmp_path / 'y')
+    (root / 'data.yaml').unlink()
+    next(iter(sorted((root / 'labels').iterdir()))).write_text('1000000000 0.1 0.2 0.3 0.4')
+    with pytest.raises(DataError, match=r'\.txt: line 1 has class 1000000000'):
+        import_yolo(root)
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'named'),
+    [
+        ('width="40"', 'width=""', "a.png: width is ''"),
+        ('width="40"', '', 'a.png: width is None'),
+        ('height="30"', 'height="1e9"', 'a.png: width and height are 40 x 1000000000'),
+    ],
+)
+def test_an_image_of_cvat_without_a_size_is_named(tmp_path, old, new, named):
+    # Bugs: "could not convert string to float", of no file; masks are drawn on gigabytes.
+    from PIL import Image
+
+    Image.new('RGB', (40, 30)).save(tmp_path / 'a.png')
+    text = '<annotations><image name="a.png" width="40" height="30"></image></annotations>'
+    (tmp_path / 'annotations.xml').write_text(text.replace(old, new))
+    with pytest.raises(DataError, match=rf'annotations\.xml: image {named}'):
+        import_cvat(tmp_path)

@@ -1,8 +1,11 @@
 import pytest
 import torch
 
+from mmws.compat import CheckpointError
+from mmws.compat import read_checkpoint as load
 from mmws.config import load_config
-from mmws.engine import prepare
+from mmws.engine import prepare, train
+from mmws.engine.run import ConfigError
 
 
 @pytest.fixture
@@ -57,6 +60,7 @@ def test_missing_pretrained_weights_are_named_before_anything_is_built(config):
 
 
 def save(path):
+    path.parent.mkdir(exist_ok=True)
     meta = {'epoch': 1, 'iter': 4, 'time': '20260101_000000'}
     torch.save({'state_dict': {}, 'meta': meta, 'optimizer': {}, 'message_hub': {}}, path)
     return str(path)
@@ -117,3 +121,69 @@ def test_auto_scale_lr_needs_a_base_batch_size(config):
     assert prepare(config, auto_scale_lr=True).auto_scale_lr.enable
     with pytest.raises(ValueError, match='base_batch_size'):
         prepare(config, auto_scale_lr=True, cfg_options={'auto_scale_lr': {'_delete_': True}})
+
+
+def toy(tmp_path, **options):
+    from tests.helpers.toy_training import toy_config
+
+    return toy_config(tmp_path / 'w', length=2, val=False, **options)
+
+
+@pytest.mark.parametrize(
+    ('path', 'value', 'named'),
+    [
+        ('train_cfg', {'by_epoch': False}, 'max_iters'),
+        ('param_scheduler', [dict(type='LinearLR', end='x', by_epoch=False)], 'LinearLR'),
+        ('optim_wrapper.optimizer', dict(type='AdamW', lr=0.1, betas=3), 'AdamW|betas|subscript'),
+        ('train_dataloader.drop_last', -1.5, 'drop_last'),
+        ('custom_hooks', [dict(type='mmws.DivergenceHook', max_skipped='x')], 'max_skipped'),
+    ],
+)
+def test_what_the_runner_cannot_build_is_one_error(tmp_path, path, value, named):
+    # Bug: MMEngine builds loops and schedules late, so their errors are tracebacks of the training.
+    cfg = toy(tmp_path)
+    cfg.launcher = 'none'
+    new = value if not isinstance(value, dict) else {'_delete_': True, **value}
+    cfg.merge_from_dict({path: new})
+    with pytest.raises(ConfigError, match=named):
+        train(cfg)
+
+
+def test_a_bug_in_a_step_keeps_its_traceback(tmp_path, monkeypatch):
+    # Bug: an error of the model's own code is told as one of the config.
+    from tests.helpers.toy_training import ToyNet
+
+    def fail(*arguments, **options):
+        raise TypeError('a bug')
+
+    monkeypatch.setattr(ToyNet, 'forward', fail)
+    cfg = toy(tmp_path)
+    cfg.launcher = 'none'
+    with pytest.raises(TypeError, match=r'^a bug$'):
+        train(cfg)
+
+
+def test_a_checkpoint_that_the_runner_cannot_load_is_named(tmp_path):
+    # Bug: an AssertionError of MMEngine's about its message hub.
+    cfg = toy(tmp_path)
+    cfg.launcher = 'none'
+    train(cfg)
+    checkpoint = torch.load(tmp_path / 'w/iter_2.pth', weights_only=True)
+    del checkpoint['message_hub']['log_scalars']
+    torch.save(checkpoint, tmp_path / 'odd.pth')
+    cfg.experiment_name += 'again'
+    cfg.resume, cfg.load_from = True, str(tmp_path / 'odd.pth')
+    with pytest.raises(CheckpointError, match=r'odd\.pth cannot be loaded: .*log_scalars'):
+        train(cfg)
+
+
+def test_a_checkpoint_to_resume_from_is_read_once(config, tmp_path, monkeypatch):
+    # Bug: three readings of a file of gigabytes before the training begins.
+    named = save(tmp_path / 'w' / 'epoch_1.pth')
+    read = []
+    for module in ('mmws.checkpoints.intact', 'mmws.checkpoints.checkpoint', 'mmws.engine.run'):
+        monkeypatch.setattr(
+            f'{module}.read_checkpoint', lambda path: read.append(path) or load(path)
+        )
+    prepare(config, work_dir=tmp_path / 'w', resume=named)
+    assert len(read) == 1

@@ -171,3 +171,64 @@ def test_mixed_precision_on_a_gpu_resumes_exactly(tmp_path, deterministic_algori
             run(cfg, resume=str(tmp_path / name / 'iter_10.pth'))
         paths.append(tmp_path / name / 'iter_30.pth')
     assert differences(*paths) == []
+
+
+def change(tree, path, value):
+    """Set a place in dicts and lists, or remove it for `...`."""
+    *way, last = path
+    for key in way:
+        tree = tree[key]
+    if value is ...:
+        del tree[last]
+    else:
+        tree[last] = value
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    cfg = toy_config(tmp_path_factory.mktemp('trained') / 'w', length=3, val=False, accumulate=2)
+    run(cfg)
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ('path', 'value', 'named'),
+    [
+        (['mmws_resume'], 5, r'mmws_resume .* a int'),
+        (['mmws_resume', 'run'], ..., 'lacks the dict run'),
+        (['mmws_resume', 'run', 'processes'], 'x', r'run\.processes'),
+        (['mmws_resume', 'run', 'accumulated steps'], 0, r'run\.accumulated steps'),
+        (['mmws_resume', 'run', 'seed'], [1], r'run\.seed'),
+        (['mmws_resume', 'ranks', 0], None, r'ranks\.0\.python'),
+        (['mmws_resume', 'ranks', 0, 'torch'], torch.ones(3), r'ranks\.0\.torch'),
+        (['mmws_resume', 'ranks', 0, 'numpy_rest'], [1], r'ranks\.0\.numpy_rest'),
+        (['mmws_resume', 'ranks', 0, 'gradients'], {'a': 1}, r'ranks\.0\.gradients'),
+        (['optimizer', 'state'], torch.ones(1), r'optimizer\.state'),
+        (['optimizer', 'state', 0], [], r'optimizer\.state\.0'),
+        (['optimizer', 'state', 0, 'exp_avg'], torch.ones(1), r'optimizer\.state\.0\.exp_avg'),
+        (['optimizer', 'state', 0, 'step'], 'x', r'optimizer\.state\.0\.step'),
+        (['optimizer', 'state', 1, 'exp_avg_sq'], ..., r'optimizer\.state\.1'),
+        (['optimizer', 'param_groups'], {}, 'param_groups'),
+        (['optimizer', 'param_groups', 0, 'params'], None, 'params'),
+        (['optimizer', 'param_groups', 0, 'amsgrad'], torch.ones(2), r'amsgrad in it is a tensor'),
+        (['optimizer', 'param_groups', 0, 'lr'], ..., r'param_groups\.0\.lr in it is NoneType'),
+        (['optimizer', 'param_groups', 0, 'eps'], float('nan'), r'param_groups\.0\.eps'),
+    ],
+)
+def test_an_entry_of_another_form_is_refused_by_name(trained, tmp_path, path, value, named):
+    # Bugs: a TypeError or KeyError of PyTorch's or ours, before the first step or in it.
+    checkpoint = torch.load(Path(trained.work_dir, 'iter_3.pth'), weights_only=True)
+    change(checkpoint, path, value)
+    torch.save(checkpoint, tmp_path / 'odd.pth')
+    cfg = toy_config(tmp_path / 'w', length=5, val=False, accumulate=2)
+    with pytest.raises(CheckpointError, match=rf'odd\.pth cannot be resumed.*{named}'):
+        run(cfg, resume=str(tmp_path / 'odd.pth'))
+
+
+def test_moments_that_are_not_finite_are_refused(trained, tmp_path):
+    # Bug: the weights are finite, and NaN after the first step.
+    checkpoint = torch.load(Path(trained.work_dir, 'iter_3.pth'), weights_only=True)
+    checkpoint['optimizer']['state'][0]['exp_avg'].view(-1)[0] = torch.nan
+    torch.save(checkpoint, tmp_path / 'odd.pth')
+    with pytest.raises(CheckpointError, match=r'optimizer\.state in it holds NaN'):
+        run(toy_config(tmp_path / 'w', length=5), resume=str(tmp_path / 'odd.pth'))

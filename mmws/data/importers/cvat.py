@@ -13,6 +13,7 @@ from ..errors import DataError
 from .builder import CocoBuilder, Imported, Shape
 
 _ELLIPSE_CORNERS = 48
+_LONGEST_SIDE = 1 << 16  # pixels; what a mask is drawn on has to fit into memory
 _SKIPPED = ('points', 'polyline', 'cuboid', 'skeleton')
 _SPLITS = {'train': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val'}
 
@@ -52,7 +53,11 @@ def import_cvat(root: Path) -> Imported:
     for item in tree.iterfind('image'):
         split = _SPLITS.get((item.get('subset') or '').lower(), 'all')
         builder = builders.setdefault(split, CocoBuilder(classes))
-        _add(builder, item)
+        try:
+            _add(builder, item)
+        except ValueError as error:
+            name = item.get('name') or 'without a name'
+            raise DataError([f'{path}: image {name}: {error}: export it again']) from None
         classes = builder.classes  # shared, so that all splits number classes alike
         for other in builders.values():
             other.classes = classes
@@ -103,6 +108,8 @@ def _joined(builders: list[CocoBuilder]) -> CocoBuilder:
 
 def _add(builder: CocoBuilder, item: ElementTree.Element) -> None:
     size = int(_number(item, 'width')), int(_number(item, 'height'))
+    if not all(1 <= side <= _LONGEST_SIDE for side in size):
+        raise ValueError(f'width and height are {size[0]} x {size[1]}, which no image has')
     image = builder.add_image(item.get('name') or '', size)
     groups: dict[tuple[str, str], list[Shape]] = {}
     objects: list[tuple[str, list[Shape]]] = []
@@ -115,7 +122,7 @@ def _add(builder: CocoBuilder, item: ElementTree.Element) -> None:
             continue
         try:
             shape = _shape(element, size)
-        except (KeyError, ValueError, TypeError):
+        except (KeyError, ValueError, TypeError, OverflowError):
             shape = None
         if shape is None:
             builder.skip('shapes left out, which cannot be read or enclose nothing', where)
@@ -133,7 +140,10 @@ def _add(builder: CocoBuilder, item: ElementTree.Element) -> None:
 
 def _number(element: ElementTree.Element, name: str, default: str | None = None) -> float:
     text = element.get(name, default)
-    value = float(text if text is not None else 'nan')
+    try:
+        value = float(text if text is not None else 'nan')
+    except ValueError:
+        value = math.nan
     if not math.isfinite(value):
         raise ValueError(f'{name} is {text!r}, which is no finite number')
     return value
@@ -188,7 +198,9 @@ def _mask(element: ElementTree.Element, size: tuple[int, int]) -> Shape | None:
         int(_number(element, k)) for k in ('left', 'top', 'width', 'height')
     )
     runs = np.array([int(run) for run in element.attrib['rle'].split(',')])
-    if width <= 0 or height <= 0 or (runs < 0).any() or runs.sum() != width * height:
+    if not (0 < width <= _LONGEST_SIDE and 0 < height <= _LONGEST_SIDE):
+        return None
+    if (runs < 0).any() or runs.sum() != width * height:
         return None
     part = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
     mask = np.zeros((size[1], size[0]), bool)

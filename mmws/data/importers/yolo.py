@@ -18,6 +18,7 @@ from ..errors import DataError
 from .builder import CocoBuilder, Imported, Shape
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+_MOST_CLASSES = 10_000  # a larger number in a label file without names is a mistake
 _SPLITS = {'train': ('train',), 'val': ('val', 'valid', 'validation')}
 
 
@@ -166,7 +167,7 @@ def _add(builder: CocoBuilder, base: Path, path: Path, named: bool, problems: li
             index, *values = line.split()
             label = int(float(index))
             coordinates = [float(value) for value in values]
-        except ValueError:
+        except (ValueError, OverflowError):  # infinity has no integer
             problems.append(f'{labels}: line {number} is not a class and numbers: export it again')
             continue
         if not all(math.isfinite(value) for value in coordinates) or label < 0:
@@ -176,6 +177,12 @@ def _add(builder: CocoBuilder, base: Path, path: Path, named: bool, problems: li
             problems.append(
                 f'{labels}: line {number} has class {label}, but only {len(builder.classes)} '
                 'classes have names: complete the names'
+            )
+            continue
+        if label >= _MOST_CLASSES:
+            problems.append(
+                f'{labels}: line {number} has class {label}, which is no plausible number of a '
+                'class: export it again'
             )
             continue
         while len(builder.classes) <= label:

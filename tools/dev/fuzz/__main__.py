@@ -38,7 +38,9 @@ KINDS: tuple[Callable[[Path, random.Random], Input], ...] = (
     files.options, settings.settings, files.checkpoints, settings.resumes, files.foreign_weights,
     files.archives, files.servers, coco, own_data, files.images,
 )  # fmt: skip
-OUTCOMES = ('read', 'refused', 'file not named', 'file left', 'hang', 'crash', 'traceback')
+OUTCOMES = (
+    'read', 'refused', 'file not named', 'file left', 'hang', 'crash', 'traceback', 'not made',
+)  # fmt: skip
 
 
 def main() -> None:
@@ -142,7 +144,11 @@ def _read(kind: Callable[..., Input], folder: Path, seed: str) -> dict[str, Any]
     os.chdir(folder)
     inside = folder / 'in'
     inside.mkdir()
-    made = kind(inside, random.Random(seed))
+    try:
+        made = kind(inside, random.Random(seed))
+    except Exception as error:
+        traceback.print_exc()
+        return {'outcome': 'not made', 'text': repr(error), 'fields': []}
     before = _files(inside)
     _limit()
     text = ''
@@ -167,9 +173,25 @@ def _read(kind: Callable[..., Input], folder: Path, seed: str) -> dict[str, Any]
 
 
 def _kept(new: set[Path]) -> list[Path]:
-    """Return files that a refusal leaves; logs, and a download to go on with, are meant to stay."""
-    return sorted(p for p in new if p.suffix not in ('.log', '.part') and 'vis_data' not in p.parts
-                  and p.parent.name != 'work')  # fmt: skip
+    """Return files that a refusal leaves and should not.
+
+    Logs, a download to go on with, and whole files that the message names are meant to stay.
+    """
+    return sorted(
+        path
+        for path in new
+        if path.suffix not in ('.log', '.part')
+        and not {'vis_data', 'work'} & set(path.parts)
+        and not (path.parent.name == 'mine_data' and _is_json(path))
+    )
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text())
+    except ValueError:
+        return False
+    return True
 
 
 if __name__ == '__main__':

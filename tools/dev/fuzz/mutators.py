@@ -75,7 +75,9 @@ def near(value: Any, numbers: random.Random, values: tuple[Any, ...]) -> Any:
     """Return another value, sometimes one of the same kind."""
     if numbers.random() < 0.3:
         if isinstance(value, torch.Tensor):
-            return numbers.choice([value.half(), value.flatten(), value * math.inf, value[:1]])
+            return numbers.choice(
+                [value.half(), value[None], value * math.inf, value.flatten()[:1], value.tolist()]
+            )
         if isinstance(value, str):
             return numbers.choice([value + 'x', value.upper(), value[:-1], f' {value}', [value]])
         if isinstance(value, (int, float)):

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import random
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -164,7 +165,7 @@ def settings(folder: Path, numbers: random.Random) -> Input:
 
 
 def _source(value: Any) -> str:
-    return repr(value).replace('nan', "float('nan')").replace('inf', "float('inf')")
+    return re.sub(r"(?<![\w'.])(inf|nan)\b", r"float('\1')", repr(value))
 
 
 def _changed_leaves(old: Any, new: Any, key: str) -> list[str]:

@@ -7,7 +7,9 @@ from mmengine.runner import Runner
 from torch import nn
 
 import mmws
+from mmws.compat import read_checkpoint
 from mmws.engine.batch_arithmetic import count_accumulation
+from tests.helpers.processes import run_python
 from tests.helpers.toy_training import toy_config
 
 
@@ -61,4 +63,81 @@ def test_accumulation_equals_the_larger_batch_with_gn_and_ws_alone(norm, equal):
         torch.allclose(a.grad, b.grad, rtol=1e-9, atol=1e-12)
         for a, b in zip(one.parameters(), other.parameters(), strict=True)
     )
+    assert same is equal
+
+
+# Without anything random; images, losses and weights in double precision.
+PROGRAM = """
+import sys
+from pathlib import Path
+import torch
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, MODELS
+from torch import nn
+import mmws
+from mmws.engine.batch_arithmetic import count_accumulation
+from mmws.engine.distributed import finish_distributed, prepare_distributed
+from tests.helpers.toy_training import *
+
+
+@MODELS.register_module()
+class PlainNet(BaseModel):
+    def __init__(self, norm):
+        super().__init__()
+        torch.manual_seed(0)
+        make = {'GN': lambda: nn.GroupNorm(2, 8), 'BN': lambda: nn.BatchNorm2d(8)}[norm]
+        self.layers = nn.Sequential(
+            mmws.ConvWS2d(2, 8, 3), make(), nn.ReLU(), mmws.ConvWS2d(8, 8, 1), make(),
+        ).double()
+
+    def forward(self, inputs, data_samples, mode='tensor'):
+        return {'loss': ((self.layers(torch.stack(list(inputs))) - 0.3) ** 2).mean()}
+
+
+@DATASETS.register_module()
+class PlainImages(ToyImages):
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(index)
+        image = torch.rand(2, 6, 6, generator=generator, dtype=torch.float64)
+        return {'inputs': image, 'data_samples': BaseDataElement()}
+
+
+work_dir, norm, images, accumulate, launcher = sys.argv[1:]
+cfg = toy_config(Path(work_dir), by_epoch=True, length=3, interval=1, val=False,
+                 images_per_step=int(images), accumulate=int(accumulate), launcher=launcher)
+cfg.model = dict(type='PlainNet', norm=norm)
+cfg.train_dataloader.dataset = dict(type='PlainImages', images=8)
+cfg.train_dataloader.sampler.shuffle = False
+cfg.optim_wrapper.optimizer = dict(type='SGD', lr=0.5, momentum=0.9)
+cfg.param_scheduler = []
+cfg.default_hooks.checkpoint.save_best = None
+cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', find_unused_parameters=False)
+prepare_distributed(cfg)
+runner = run(cfg)
+del runner
+finish_distributed()
+"""
+
+
+def trained_weights(work_dir, norm, processes, images, accumulate):
+    program = work_dir.parent / 'program.py'
+    program.write_text(PROGRAM)
+    torchrun = ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
+    launcher = 'pytorch' if processes > 1 else 'none'
+    run_python(
+        '-W', 'ignore', *(torchrun if processes > 1 else []), program, work_dir, norm, images,
+        accumulate, launcher, OMP_NUM_THREADS=1,
+    )  # fmt: skip
+    return read_checkpoint(work_dir / 'epoch_3.pth')['state_dict']
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason='the processes would need a GPU each')
+@pytest.mark.parametrize(('norm', 'equal'), [('GN', True), ('BN', False)])
+def test_two_processes_with_two_steps_equal_one_process_with_four_images(tmp_path, norm, equal):
+    # Bugs: the gradients of accumulated steps or of processes are summed instead of averaged; an
+    # update is made after every step of a process.
+    several = trained_weights(tmp_path / 'several', norm, processes=2, images=1, accumulate=2)
+    one = trained_weights(tmp_path / 'one', norm, processes=1, images=4, accumulate=1)
+    same = all(torch.allclose(one[k], several[k], rtol=1e-9, atol=1e-12) for k in one)
     assert same is equal

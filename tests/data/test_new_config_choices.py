@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 from mmws.config.code import assign
 from mmws.data.coco_check import CocoReport
+from mmws.data.errors import DataError
 from mmws.data.new_config import new_config
 from mmws.data.new_config.fit import fit_to_data
 from mmws.data.new_config.schedule import evaluations_for
@@ -173,3 +174,18 @@ def test_the_published_detector_is_found_by_architecture_and_layers():
         assert find_detector(Config.fromfile(ROOT / 'configs' / other).to_dict()['model']) is None
     with pytest.raises(FileNotFoundError, match='there is no such file'):
         find_start(gnws, 'gone.pth', 3)
+
+
+@pytest.mark.parametrize('key', ['id', 'file_name'])
+def test_a_file_that_cannot_be_split_is_named(tmp_path, key):
+    # Bug: the message names neither the file nor, for a list of ids, anything: it is a traceback.
+    from PIL import Image
+
+    images = [{'id': i, 'file_name': f'{i}.png', 'width': 8, 'height': 8} for i in range(3)]
+    for image in images:
+        Image.new('RGB', (8, 8)).save(tmp_path / image['file_name'])
+    del images[1][key]
+    content = {'images': images, 'annotations': [], 'categories': [{'id': 1, 'name': 'a'}]}
+    (tmp_path / 'all.json').write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r'all\.json: an image has no id or file_name'):
+        new_config(data=tmp_path, out=tmp_path / 'c.py')

@@ -107,7 +107,7 @@ def from_coco(path: Path, found: dict[str, list[Path]], options: Options) -> Sou
     root = os.path.commonpath([os.path.abspath(folder) for _, folder in parts])
     joined = join_coco([(data, _prefix(folder, root)) for data, folder in parts])
     note = f'recognized {len(files)} COCO files, which are joined: {_few(map(str, files))}'
-    return _split_data(joined, root, options, [note])
+    return _split_data(joined, root, options, [note], root)
 
 
 def _few(names: Any) -> str:
@@ -137,7 +137,8 @@ def split_file(file: str | Path, img_dir: str | Path | None, options: Options) -
         note = f'recognized the COCO file {file}; no validation images'
         return Source(str(file), None, [None if img_dir is None else str(img_dir)], notes=[note])
     folder = str(img_dir) if img_dir is not None else _located(Path(file))
-    return _split_data(read_coco(Path(file)), folder, options, [f'recognized the COCO file {file}'])
+    notes = [f'recognized the COCO file {file}']
+    return _split_data(read_coco(Path(file)), folder, options, notes, str(file))
 
 
 def from_import(imported: Imported, options: Options) -> Source:
@@ -150,7 +151,8 @@ def from_import(imported: Imported, options: Options) -> Source:
         )
     else:
         data = next(iter(imported.splits.values()))
-        source = _split_data(data, str(imported.img_dir), options, notes)
+        folder = str(imported.img_dir)
+        source = _split_data(data, folder, options, notes, folder)
     source.warnings += imported.warnings
     return source
 
@@ -176,12 +178,15 @@ def from_voc(root: Path, options: Options, must_have_lists: bool = True) -> Sour
         reports = convert_voc(root, [EVERY_IMAGE], options.classes, boxes, out_dir=options.out_dir)
         data = read_coco(Path(reports[0].path))
         note = f'recognized VOC: {reports[0].images} images in {reports[0].img_dir}'
-        source = _split_data(data, reports[0].img_dir, options, [note])
+        source = _split_data(data, reports[0].img_dir, options, [note], str(root))
     source.warnings += [f'{r.split}: {warning}' for r in reports for warning in r.warnings]
     return source
 
 
-def _split_data(data: dict, img_dir: str, options: Options, notes: list[str]) -> Source:
+def _split_data(
+    data: dict, img_dir: str, options: Options, notes: list[str], where: str
+) -> Source:
+    """Split a data set that was read from `where`, which messages name."""
     fraction = options.val_fraction
     if fraction is None:
         fraction = DEFAULT_VAL_FRACTION
@@ -191,8 +196,13 @@ def _split_data(data: dict, img_dir: str, options: Options, notes: list[str]) ->
         train, val = split_coco(data, fraction, options.seed, options.group_by)
     except (KeyError, TypeError):
         raise DataError(
-            ['an image has no id or file_name, or an annotation no image_id: no split is possible']
+            [
+                f'{where}: an image has no id or file_name, or an annotation no image_id, or they '
+                'are no numbers or texts: no split is possible'
+            ]
         ) from None
+    except ValueError as error:
+        raise ValueError(f'{where}: {error}') from None
     how = f'split by seed {options.seed}'
     how += f' and groups {options.group_by!r}' if options.group_by else ''
     note = f'{how}: {len(train["images"])} images to train on, {len(val["images"])} to evaluate'

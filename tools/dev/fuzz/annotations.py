@@ -204,6 +204,7 @@ def own_data(folder: Path, numbers: random.Random) -> Input:
             damage_file(file, numbers)
             names = (*names, file.name)
     out = folder / 'out' / 'mine.py'
+    names = (*names, 'mine_data')  # where a converted or split data set is written
 
     def read() -> None:
         new_config(data=root, out=out, start='none', fix=numbers.random() < 0.5)

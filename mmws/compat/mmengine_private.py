@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.utils.data import DataLoader
 
 if TYPE_CHECKING:
+    from mmengine.config import Config
     from mmengine.runner import Runner
 
 
@@ -42,6 +45,22 @@ def restart_workers(loader: DataLoader) -> None:
 def accumulated_steps(optim_wrapper: Any) -> int:
     """Return over how many steps gradients are accumulated; 1 if the wrapper does not say."""
     return int(getattr(optim_wrapper, '_accumulative_counts', 1))
+
+
+@contextmanager
+def config_text_unformatted(cfg: Config) -> Iterator[None]:
+    """Have ``cfg.pretty_text`` give Python in long lines, without half a second of formatting.
+
+    Without the attribute the text is formatted, which is slow but no less right.
+    """
+    before = vars(cfg).get('_format_python_code')
+    if before:
+        vars(cfg)['_format_python_code'] = False
+    try:
+        yield
+    finally:
+        if before:
+            vars(cfg)['_format_python_code'] = before
 
 
 def swaps_channels(preprocessor: nn.Module | None) -> bool:

@@ -16,7 +16,12 @@ from mmengine.runner import Runner
 
 from mmws.checkpoints import check_finite, find_intact
 from mmws.checkpoints.intact import LAST_CHECKPOINT
-from mmws.compat.mmengine_private import is_resuming, loads_from, resume_from
+from mmws.compat.mmengine_private import (
+    config_text_unformatted,
+    is_resuming,
+    loads_from,
+    resume_from,
+)
 from mmws.files import remove_drafts, sync_folder, write_durably
 from mmws.registry import HOOKS
 
@@ -212,17 +217,19 @@ class DurableCheckpointHook(CheckpointHook):
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         runner.call_hook('before_save_on_all_ranks')
-        runner.save_checkpoint(
-            self.out_dir,
-            name,
-            self.file_client_args,
-            save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler,
-            meta=dict(meta),
-            by_epoch=self.by_epoch,
-            backend_args=self.backend_args,
-            **self.args,
-        )
+        # The training waits while the text of the config is made for `meta`.
+        with config_text_unformatted(runner.cfg):
+            runner.save_checkpoint(
+                self.out_dir,
+                name,
+                self.file_client_args,
+                save_optimizer=self.save_optimizer,
+                save_param_scheduler=self.save_param_scheduler,
+                meta=dict(meta),
+                by_epoch=self.by_epoch,
+                backend_args=self.backend_args,
+                **self.args,
+            )
         self._saved_at = meta['iter']
         if is_main_process() and not self._is_local:
             pointer = Path(runner.work_dir, LAST_CHECKPOINT)

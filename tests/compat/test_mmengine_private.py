@@ -7,7 +7,12 @@ from mmengine.model import ImgDataPreprocessor
 from mmengine.runner import Runner
 from torch import nn
 
-from mmws.compat.mmengine_private import is_resuming, loads_from, swaps_channels
+from mmws.compat.mmengine_private import (
+    config_text_unformatted,
+    is_resuming,
+    loads_from,
+    swaps_channels,
+)
 
 
 @pytest.mark.parametrize('resume', [False, True])
@@ -39,3 +44,13 @@ def test_swapped_channels_are_those_that_come_out_swapped(settings):
 def test_a_preprocessor_of_another_library_swaps_nothing():
     assert not swaps_channels(nn.Identity())
     assert not swaps_channels(None)
+
+
+def test_the_text_of_a_config_is_the_same_config_without_formatting():
+    # Bugs: the text in a checkpoint is no Python any more; the config stays changed.
+    cfg = Config(dict(model=dict(type='A', sizes=[(1, 2), {'b': 'x\n"\'' * 30}]), steps=[0.5] * 60))
+    formatted = cfg.pretty_text
+    with config_text_unformatted(cfg):
+        text = cfg.pretty_text
+    assert Config.fromstring(text, '.py').to_dict() == cfg.to_dict()
+    assert text != formatted == cfg.pretty_text

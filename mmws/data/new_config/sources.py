@@ -183,9 +183,7 @@ def from_voc(root: Path, options: Options, must_have_lists: bool = True) -> Sour
     return source
 
 
-def _split_data(
-    data: dict, img_dir: str, options: Options, notes: list[str], where: str
-) -> Source:
+def _split_data(data: dict, img_dir: str, options: Options, notes: list[str], where: str) -> Source:
     """Split a data set that was read from `where`, which messages name."""
     fraction = options.val_fraction
     if fraction is None:

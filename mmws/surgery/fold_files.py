@@ -84,7 +84,7 @@ def fold_files(
     trained = Checkpoint.read(checkpoint)
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     model = MODELS.build(copy.deepcopy(cfg.model)).eval()
-    _load(model, trained.weights, f'checkpoint {checkpoint}')
+    load_weights(model, trained.weights, f'checkpoint {checkpoint}')
     folded = fold(model)
     meta = {k: v for k, v in trained.meta.items() if k in _KEPT_META}
 
@@ -159,7 +159,17 @@ def _is_own(name: Any) -> bool:
     return isinstance(name, str) and name.startswith('mmws.')
 
 
-def _load(model: nn.Module, weights: dict[str, Tensor], name: str) -> None:
+def load_weights(model: nn.Module, weights: dict[str, Tensor], name: str) -> None:
+    """Load all weights of a model, strictly.
+
+    Args:
+        model: The model.
+        weights: Its state dict, perhaps with the prefix of a wrapper.
+        name: What to call the weights in an error.
+
+    Raises:
+        ValueError: if they are not those of the model.
+    """
     # A prefix is what data-parallel wrappers leave; MMEngine strips it too.
     weights = {key.removeprefix('module.'): value for key, value in weights.items()}
     check_weights(model, weights)  # which says in short what PyTorch says of every weight

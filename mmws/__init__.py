@@ -27,9 +27,15 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ impo
     from .layers import WNGRU as WNGRU
     from .layers import WNLSTM as WNLSTM
     from .layers import WNRNN as WNRNN
+    from .layers import ConvAWS1d as ConvAWS1d
     from .layers import ConvAWS2d as ConvAWS2d
+    from .layers import ConvAWS3d as ConvAWS3d
+    from .layers import ConvSamePaddingAWS2d as ConvSamePaddingAWS2d
     from .layers import ConvSamePaddingWN2d as ConvSamePaddingWN2d
     from .layers import ConvSamePaddingWS2d as ConvSamePaddingWS2d
+    from .layers import ConvTransposeAWS1d as ConvTransposeAWS1d
+    from .layers import ConvTransposeAWS2d as ConvTransposeAWS2d
+    from .layers import ConvTransposeAWS3d as ConvTransposeAWS3d
     from .layers import ConvTransposeWN1d as ConvTransposeWN1d
     from .layers import ConvTransposeWN2d as ConvTransposeWN2d
     from .layers import ConvTransposeWN3d as ConvTransposeWN3d
@@ -42,13 +48,17 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ impo
     from .layers import ConvWS1d as ConvWS1d
     from .layers import ConvWS2d as ConvWS2d
     from .layers import ConvWS3d as ConvWS3d
+    from .layers import DeformConvAWS2d as DeformConvAWS2d
+    from .layers import DeformConvPackAWS2d as DeformConvPackAWS2d
     from .layers import DeformConvPackWN2d as DeformConvPackWN2d
     from .layers import DeformConvPackWS2d as DeformConvPackWS2d
     from .layers import DeformConvWN2d as DeformConvWN2d
     from .layers import DeformConvWS2d as DeformConvWS2d
     from .layers import GroupNorm as GroupNorm
+    from .layers import LinearAWS as LinearAWS
     from .layers import LinearWN as LinearWN
     from .layers import LinearWS as LinearWS
+    from .layers import ModulatedDeformConvPackAWS2d as ModulatedDeformConvPackAWS2d
     from .layers import ModulatedDeformConvPackWN2d as ModulatedDeformConvPackWN2d
     from .layers import ModulatedDeformConvPackWS2d as ModulatedDeformConvPackWS2d
     from .layers import ScaledConvWS2d as ScaledConvWS2d
@@ -75,7 +85,17 @@ _PUBLIC = {
     'hooks': ('CheckpointRecordHook', 'TrainingStepHook', 'WeightNormInitHook'),
     'layers': (
         'BCN',
+        'ConvAWS1d',
         'ConvAWS2d',
+        'ConvAWS3d',
+        'ConvSamePaddingAWS2d',
+        'ConvTransposeAWS1d',
+        'ConvTransposeAWS2d',
+        'ConvTransposeAWS3d',
+        'DeformConvAWS2d',
+        'DeformConvPackAWS2d',
+        'LinearAWS',
+        'ModulatedDeformConvPackAWS2d',
         'ConvSamePaddingWN2d',
         'ConvSamePaddingWS2d',
         'ConvTransposeWN1d',

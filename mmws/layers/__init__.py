@@ -1,3 +1,17 @@
+from .affine import (
+    AffineWeightStandardization,
+    ConvAWS1d,
+    ConvAWS2d,
+    ConvAWS3d,
+    ConvSamePaddingAWS2d,
+    ConvTransposeAWS1d,
+    ConvTransposeAWS2d,
+    ConvTransposeAWS3d,
+    DeformConvAWS2d,
+    DeformConvPackAWS2d,
+    LinearAWS,
+    ModulatedDeformConvPackAWS2d,
+)
 from .base import WeightFunctionMixin
 from .bcn import BCN
 from .deform import (
@@ -23,7 +37,6 @@ from .weight_norm import (
 )
 from .weight_norm_init import WeightNormInitReport, init_weight_norm
 from .weight_standardization import (
-    ConvAWS2d,
     ConvTransposeWS1d,
     ConvTransposeWS2d,
     ConvTransposeWS3d,
@@ -40,9 +53,16 @@ __all__ = [
     'WNGRU',
     'WNLSTM',
     'WNRNN',
+    'AffineWeightStandardization',
+    'ConvAWS1d',
     'ConvAWS2d',
+    'ConvAWS3d',
+    'ConvSamePaddingAWS2d',
     'ConvSamePaddingWN2d',
     'ConvSamePaddingWS2d',
+    'ConvTransposeAWS1d',
+    'ConvTransposeAWS2d',
+    'ConvTransposeAWS3d',
     'ConvTransposeWN1d',
     'ConvTransposeWN2d',
     'ConvTransposeWN3d',
@@ -55,13 +75,17 @@ __all__ = [
     'ConvWS1d',
     'ConvWS2d',
     'ConvWS3d',
+    'DeformConvAWS2d',
+    'DeformConvPackAWS2d',
     'DeformConvPackWN2d',
     'DeformConvPackWS2d',
     'DeformConvWN2d',
     'DeformConvWS2d',
     'GroupNorm',
+    'LinearAWS',
     'LinearWN',
     'LinearWS',
+    'ModulatedDeformConvPackAWS2d',
     'ModulatedDeformConvPackWN2d',
     'ModulatedDeformConvPackWS2d',
     'ScaledConvWS2d',

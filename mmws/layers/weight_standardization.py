@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mmws.functional import Standardize
@@ -155,42 +154,3 @@ class ScaledConvWS2d(ConvKind, nn.Conv2d):
 
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, gamma={self.gamma}, eps={self.eps}'
-
-
-@MODELS.register_module('ConvAWS')
-@MODELS.register_module('ConvAWS2d')
-class ConvAWS2d(ConvKind, nn.Conv2d):
-    r"""Weight Standardization with an affine map kept aside, ``type='mmws.ConvAWS'``.
-
-    .. math:: \hat W_o = \gamma_o \frac{W_o - \mu_o}{\sqrt{\sigma_o^2 + 10^{-5}}} + \beta_o
-
-    As MMCV's ``ConvAWS`` and DetectoRS (`arXiv 2006.02334 <https://arxiv.org/abs/2006.02334>`_)
-    have it, and with their buffers ``weight_gamma`` and ``weight_beta`` :math:`(O, 1, 1, 1)`. On
-    loading the state dict of a plain layer these become the deviation and the mean of its filters,
-    so that the layer starts out computing what the plain one did.
-    """
-
-    beside_weight = ('weight_gamma', 'weight_beta')
-    _eps = 1e-5
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        shape = (self.out_channels, 1, 1, 1)
-        self.register_buffer('weight_gamma', self.weight.new_ones(shape))
-        self.register_buffer('weight_beta', self.weight.new_zeros(shape))
-
-    def weight_function(self) -> Standardize:
-        return standardization(self._eps, 'unbiased', True)
-
-    def formula(self, weight: Tensor) -> Tensor:
-        return standardize(weight, 1e-5, True, True, 1.0, self.weight_gamma, self.weight_beta)
-
-    def stored_weights(self) -> tuple[Tensor, ...]:
-        return self.weight, self.weight_gamma, self.weight_beta
-
-    def adopt_plain_weight(self) -> None:
-        filters = self.weight.float()
-        correction = min(1, filters[0].numel() - 1)  # one element has no variance
-        variance, mean = torch.var_mean(filters, dim=(1, 2, 3), correction=correction, keepdim=True)
-        self.weight_gamma.copy_((variance + self._eps).sqrt())
-        self.weight_beta.copy_(mean)

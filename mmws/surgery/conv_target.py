@@ -38,9 +38,8 @@ _WEIGHT_FUNCTIONS: dict[str, tuple[type[nn.Module], ...]] = {
                 'DeformConv{}2d', 'DeformConvPack{}2d', 'ModulatedDeformConvPack{}2d',
             )
         )
-        for name in ('WS', 'WN')
+        for name in ('WS', 'AWS', 'WN')
     },
-    'AWS': (layers.ConvAWS2d,),
     'ScaledWS': (layers.ScaledConvWS2d,),
 }  # fmt: skip
 

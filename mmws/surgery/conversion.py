@@ -59,7 +59,9 @@ def convert(
 
     Args:
         model: Any model.
-        conv: ``'WS'``, ``'WN'``, ``'AWS'`` (:class:`mmws.ConvAWS2d`) or ``'ScaledWS'``; or the
+        conv: ``'WS'``; ``'AWS'`` or ``'WN'``, which keep the weights of the model: each layer
+            computes at first what it did, by a gain and a shift of each filter
+            (:class:`mmws.layers.AffineWeightStandardization`) or by a gain; ``'ScaledWS'``; or the
             registered name of a layer that has the weight function; or a config with such a
             ``type`` and further arguments. ``None`` leaves convolutions alone.
         norm: ``'GN'``, ``'BCN'``, ``'LN'`` or ``'IN'`` (both as GN: with one group, with one

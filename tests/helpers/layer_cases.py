@@ -57,7 +57,7 @@ def _cases() -> list[Case]:
     conv = {'kernel_size': 3, 'stride': 2, 'padding': 1, 'groups': 2}
     line, solid = {**conv}, {**conv, 'kernel_size': 2}
     cases = []
-    for family in ('WS', 'WN'):
+    for family in ('WS', 'AWS', 'WN'):
 
         def layer(name: str, family: str = family) -> type[nn.Module]:
             return getattr(layers, name.format(family))
@@ -95,7 +95,6 @@ def _cases() -> list[Case]:
     return [
         *cases,
         Case(layers.ScaledConvWS2d, nn.Conv2d, conv, (image,)),
-        Case(layers.ConvAWS2d, nn.Conv2d, conv, (image,)),
     ]
 
 

@@ -154,6 +154,54 @@ def test_weight_functions_with_gains_keep_the_filters(conv):
     torch.testing.assert_close(mmws.convert(model, conv, None)[0](x), before)
 
 
+class Deformed(nn.Module):
+    """A deformable convolution with offsets from another one."""
+
+    def __init__(self):
+        super().__init__()
+        self.offset, self.conv = nn.Conv2d(4, 18, 3, padding=1), DeformConv2d(4, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+
+    def forward(self, x):
+        return self.norm(self.conv(x, self.offset(x)))
+
+
+@pytest.mark.parametrize('conv', ['WN', 'AWS'])
+@pytest.mark.parametrize(
+    ('model', 'shape'),
+    [
+        (lambda: nn.Sequential(nn.Conv1d(4, 6, 3, groups=2), nn.BatchNorm1d(6)), (2, 4, 9)),
+        (lambda: nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6)), (2, 4, 9, 8)),
+        (lambda: nn.Sequential(nn.Conv3d(4, 6, 2), nn.BatchNorm3d(6)), (2, 4, 4, 3, 5)),
+        (
+            lambda: nn.Sequential(nn.ConvTranspose1d(4, 6, 3, groups=2), nn.BatchNorm1d(6)),
+            (2, 4, 9),
+        ),
+        (
+            lambda: nn.Sequential(nn.ConvTranspose2d(4, 6, 3, stride=2), nn.BatchNorm2d(6)),
+            (2, 4, 5, 6),
+        ),
+        (lambda: nn.Sequential(nn.ConvTranspose3d(4, 6, 2), nn.BatchNorm3d(6)), (2, 4, 3, 2, 3)),
+        (lambda: nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6)), (5, 4)),
+        (Deformed, (2, 4, 7, 6)),
+    ],
+    ids=['conv1d', 'conv2d', 'conv3d', 'deconv1d', 'deconv2d', 'deconv3d', 'linear', 'deformable'],
+)
+def test_kept_weights_compute_what_the_plain_ones_did(model, shape, conv):
+    # Bug: a kind of layer gets the gains of other filters, as of a transposed weight's rows.
+    torch.manual_seed(0)
+    model, x = model().double().eval(), torch.randn(shape, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter))  # filters with a mean, and norms with gains
+    before = model(x)
+    mmws.convert(model, conv, None, inputs=x)
+    assert len(model.conversion_report.convs) == 1
+    torch.testing.assert_close(model(x), before)
+    torch.testing.assert_close(mmws.fold(model)(x), before)
+    model.train()(x).square().sum().backward()
+
+
 def test_layers_stay_the_objects_they_are():
     # Bug: an optimizer, a hook or a list outside holds layers that are no longer in the model.
     model = conv_bn().double()

@@ -22,6 +22,7 @@ from .deform import (
     ModulatedDeformConvPackWN2d,
     ModulatedDeformConvPackWS2d,
 )
+from .fusing import guard_tools
 from .norm import GroupNorm, largest_group_count
 from .recurrent import WNGRU, WNLSTM, WNRNN, WNGRUCell, WNLSTMCell, WNRNNCell
 from .same_padding import ConvSamePaddingWN2d, ConvSamePaddingWS2d
@@ -99,3 +100,5 @@ __all__ = [
     'init_weight_norm',
     'largest_group_count',
 ]
+
+guard_tools()

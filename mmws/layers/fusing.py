@@ -6,12 +6,22 @@ factor away again, and the fused model computes something else without a word.
 
 from __future__ import annotations
 
+import functools
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmws.compat import when_imported
+
 _RTOL = 1e-3
+
+# Functions that read the weights of convolutions by themselves: modules and names.
+_TOOLS = (
+    ('torch.utils.mkldnn', 'to_mkldnn'),
+    ('mmengine.model.efficient_conv_bn_eval', 'turn_on_efficient_conv_bn_eval_for_single_model'),
+)
 
 
 def refuse_fused_weight(layer: nn.Module, value: Any) -> None:
@@ -52,3 +62,35 @@ def _factors_fit(new: Tensor, old: Tensor, dim: int) -> bool:
     size = float(second.abs().max())
     close = (first * factors - second).abs() <= _RTOL * second.abs() + 1e-6 * size
     return not unchanged and bool(close.all())
+
+
+def refuse_stored_weights(module: ModuleType, name: str) -> None:
+    """Let the function ``name`` of a library, which reads stored weights, refuse weighted layers.
+
+    Args:
+        module: The module that defines the function. Its first argument is the model.
+        name: Name of the function.
+    """
+    function = getattr(module, name, None)
+    if function is None or hasattr(function, '_refuses'):
+        return
+
+    @functools.wraps(function)
+    def refusing(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        for path, layer in model.named_modules():
+            if getattr(layer, 'current_weight', None) is not None:
+                raise ValueError(
+                    f'{module.__name__}.{name} would compute with the stored weight of '
+                    f'{path or "the model"} ({type(layer).__name__}), not with its function: call '
+                    'mmws.fold(model) first'
+                )
+        return function(model, *args, **kwargs)
+
+    vars(refusing)['_refuses'] = True
+    setattr(module, name, refusing)
+
+
+def guard_tools() -> None:
+    """Guard the tools of PyTorch and MMEngine that no attribute of a layer could stop."""
+    for module, name in _TOOLS:
+        when_imported(module, functools.partial(refuse_stored_weights, name=name))

@@ -8,7 +8,7 @@ Shapes: N images, C input channels, O output channels, H × W or any other spati
 
 from __future__ import annotations
 
-from typing import List, Optional  # noqa: UP035 (TorchScript)
+from typing import Any, List, NoReturn, Optional  # noqa: UP035 (TorchScript)
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +24,36 @@ class ConvKind(WeightFunctionMixin):
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.jit.is_scripting():
-            return self._conv_forward(input, self.formula(self.weight), self.bias)
-        return self._conv_forward(input, self.current_weight(), self.bias)
+            return self._convolve(input, self.formula(self.weight))
+        return self._convolve(input, self.current_weight())
+
+    def _convolve(self, input: Tensor, weight: Tensor) -> Tensor:
+        """Return what the plain layer computes with ``weight``."""
+        dims = len(self.kernel_size)
+        if self.padding_mode != 'zeros':
+            input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            padded = (input, weight, self.bias, self.stride, 0, self.dilation, self.groups)
+            if dims == 1:
+                return F.conv1d(*padded)
+            if dims == 2:
+                return F.conv2d(*padded)
+            return F.conv3d(*padded)
+        arguments = (
+            input, weight, self.bias, self.stride, self.padding, self.dilation, self.groups,
+        )  # fmt: skip
+        if dims == 1:
+            return F.conv1d(*arguments)
+        if dims == 2:
+            return F.conv2d(*arguments)
+        return F.conv3d(*arguments)
+
+    def _conv_forward(self, *args: Any, **kwargs: Any) -> NoReturn:
+        # Tools that fuse Batch Normalization on the fly call this method of a plain convolution.
+        raise RuntimeError(
+            f'{type(self).__name__}._conv_forward was called with a weight that does not come from '
+            'the weight function, as by a tool that fuses Batch Normalization into convolutions '
+            '(efficient_conv_bn_eval): call mmws.fold(model) first, and fuse then'
+        )
 
 
 class ConvTransposeKind(WeightFunctionMixin):

@@ -23,7 +23,14 @@ from mmws.compat.mmcv_layers import (
 from mmws.layers import WeightFunctionMixin
 
 from .folding import plain_class
-from .libraries import base_among, is_convolution, is_quantization, loaded_classes
+from .libraries import (
+    base_among,
+    geometric_linear,
+    is_convolution,
+    is_linear,
+    is_quantization,
+    loaded_classes,
+)
 from .registered import find_layer, registered_name
 
 # Short name of a weight function -> the layers that have it.
@@ -61,6 +68,7 @@ def _known_layers() -> dict[type[nn.Module], type[nn.Module]]:
     for name in ('Conv2d', 'Conv3d', 'ConvTranspose2d', 'ConvTranspose3d', 'Linear'):
         wrappers = loaded_classes('mmcv.cnn.bricks.wrappers', name)
         known.update(dict.fromkeys(wrappers, getattr(nn, name)))
+    known.update(dict.fromkeys(geometric_linear(), nn.Linear))
     for name in ('DeformConv2d', 'ModulatedDeformConv2d'):
         known.update(dict.fromkeys(loaded_classes('mmcv.ops', name), DeformConv2d))
     known.update(dict.fromkeys(loaded_classes('timm.layers', 'Conv2dSame'), Conv2dAdaptivePadding))
@@ -69,7 +77,7 @@ def _known_layers() -> dict[type[nn.Module], type[nn.Module]]:
 
 def is_weighted_candidate(module: nn.Module) -> bool:
     """Return whether ``module`` is a convolution or a linear layer of any class."""
-    return is_convolution(module) or isinstance(module, nn.Linear)
+    return is_convolution(module) or is_linear(module)
 
 
 @dataclass(frozen=True)
@@ -147,8 +155,9 @@ class ConvTarget:
         """
         weighted = self._weighted_class(module)
         assert weighted is not None  # why_not() said so
-        if isinstance(module, nn.Linear):
-            template = self._build(weighted, module.in_features, module.out_features, bias=False)
+        if is_linear(module):
+            features_out, features_in = module.weight.shape
+            template = self._build(weighted, features_in, features_out, bias=False)
         else:
             template = self._build(
                 weighted, module.in_channels, module.out_channels, module.kernel_size,
@@ -184,7 +193,7 @@ class ConvTarget:
 
 
 def _filters(module: Any) -> int:
-    return module.out_features if isinstance(module, nn.Linear) else module.out_channels
+    return len(module.weight) if is_linear(module) else module.out_channels
 
 
 def _add_missing_attributes(module: nn.Module, template: nn.Module) -> None:

@@ -22,6 +22,7 @@ from .conv_target import ConvTarget
 from .conversion_report import ConversionReport
 from .converted import pretrained_weights, weights_fit
 from .norm_target import NormTarget
+from .own_errors import raised_in_surgery
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,9 @@ def _build(cfg: Config, base: str | Path) -> ConversionReport:
     try:
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'):
             return MODELS.build(cfg.model).conversion_report
-    except Exception as error:  # of any model of anybody's
+    except Exception as error:  # models raise anything
+        if raised_in_surgery(error):
+            raise
         reason = f'{type(error).__name__}: {error}'
         raise ValueError(f'the model of base config {base} cannot be built: {reason}') from error
 

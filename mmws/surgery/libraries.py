@@ -49,6 +49,16 @@ def is_convolution(module: nn.Module) -> bool:
     return isinstance(module, (_ConvNd, DeformConv2d, *mmcv_deformable()))
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Return whether ``module`` is a linear layer of PyTorch or PyTorch Geometric, or derived."""
+    return isinstance(module, (nn.Linear, *geometric_linear()))
+
+
+def geometric_linear() -> tuple[type[nn.Module], ...]:
+    """Return the linear layer of PyTorch Geometric, as a tuple of one or no class."""
+    return loaded_classes('torch_geometric.nn.dense.linear', 'Linear')
+
+
 def is_quantization(module: nn.Module) -> bool:
     """Return whether ``module`` is one of PyTorch's for quantization, fused layers included."""
     return type(module).__module__.startswith('torch.ao.')

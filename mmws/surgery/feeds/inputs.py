@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmws.surgery.libraries import is_convolution, loaded_classes
+from mmws.surgery.libraries import is_convolution, is_linear, loaded_classes
 
 # Spatial shapes by number of dimensions. The first is too small for some models.
 _SHAPES: dict[int, tuple[tuple[int, ...], ...]] = {
@@ -23,6 +23,8 @@ _PART_SIZE = 16  # elements in each dimension of the input of a part, whose chan
 _TOKENS = 16
 _SAMPLES = 4000  # of a waveform
 _NODES = 8  # of a graph
+
+_SEQUENTIAL = (nn.Embedding, nn.RNNBase)
 
 Call = Callable[[], Any]
 
@@ -80,13 +82,13 @@ def _inputs(model: nn.Module, part: bool) -> Iterator[Any]:
         yield (value,) * count
 
 
-def _values(model: nn.Module, first: nn.Module, part: bool) -> Iterator[Tensor]:
+def _values(model: nn.Module, first: Any, part: bool) -> Iterator[Tensor]:
     if isinstance(first, nn.Embedding):
         yield torch.arange(_TOKENS, device=first.weight.device)[None] % first.num_embeddings
         return
     conv = _first_convolution(model)
-    if isinstance(first, (nn.Linear, nn.RNNBase)) and (conv is None or conv.weight.dim() == 3):
-        features = first.in_features if isinstance(first, nn.Linear) else first.input_size
+    if not is_convolution(first) and (conv is None or conv.weight.dim() == 3):
+        features = first.weight.shape[1] if is_linear(first) else first.input_size
         like = next(first.parameters())
         yield _random(like, features, batch=4)
         yield _random(like, _TOKENS, features)
@@ -102,6 +104,15 @@ def _values(model: nn.Module, first: nn.Module, part: bool) -> Iterator[Tensor]:
         yield _random(conv.weight, _SAMPLES)
     for shape in shapes:
         yield _random(conv.weight, conv.in_channels, *shape)
+    if not part:
+        # A model of two branches may take what its second one takes, as Demucs does a waveform.
+        others: dict[int, Any] = {dims: conv}
+        convs: Iterator[Any] = filter(is_convolution, model.modules())
+        for module in convs:
+            others.setdefault(module.weight.dim() - 2, module)
+        for other_dims, other in list(others.items())[1:]:
+            for shape in _SHAPES[other_dims]:
+                yield _random(other.weight, other.in_channels, *shape)
     size = (getattr(model, 'pretrained_cfg', None) or {}).get('input_size')  # timm's
     if isinstance(size, (tuple, list)) and not part:
         yield _random(conv.weight, *size)
@@ -112,8 +123,7 @@ def _first_convolution(model: nn.Module) -> Any:
 
 
 def _takes_input(module: nn.Module) -> bool:
-    layers = (nn.Linear, nn.Embedding, nn.RNNBase)
-    return is_convolution(module) or isinstance(module, layers)
+    return is_convolution(module) or is_linear(module) or isinstance(module, _SEQUENTIAL)
 
 
 def _required_arguments(model: nn.Module) -> list[str]:
@@ -131,8 +141,8 @@ def _graph(model: nn.Module, names: list[str]) -> dict[str, Any]:
     ring = torch.arange(_NODES, device=like.device)
     channels = getattr(model, 'in_channels', None)
     if not isinstance(channels, int):
-        first = next((m for m in model.modules() if isinstance(m, nn.Linear)), None)
-        channels = 1 if first is None else first.in_features
+        first: Any = next(filter(is_linear, model.modules()), None)
+        channels = 1 if first is None else first.weight.shape[1]
     known: dict[str, Any] = {
         'x': _random(like, channels, batch=_NODES),
         'edge_index': torch.stack((ring, ring.roll(1))),

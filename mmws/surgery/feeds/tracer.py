@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from mmws.surgery.libraries import mmcv_deformable
+from mmws.surgery.libraries import is_linear, mmcv_deformable
+from mmws.surgery.own_errors import raised_in_surgery
 
 from . import scale_rules
 from .graph import INVARIANT, Graph, Step
@@ -104,7 +105,9 @@ class Tracer(TorchDispatchMode):
         self.fixed_statistics = set()
         try:
             output = call()
-        except Exception as error:  # a run that ends early has still told much
+        except Exception as error:  # models raise anything; a run that ends early has told much
+            if raised_in_surgery(error):
+                raise
             return ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
         values = tuple(self._value(tensor) for tensor in _tensors(output))
         for value in dict.fromkeys(values):
@@ -143,7 +146,7 @@ class Tracer(TorchDispatchMode):
         given_offsets = isinstance(conv, mmcv_deformable()) and len(args) > 1 and bool(outputs)
         if given_offsets and args[1].shape[2:] != outputs[0].shape[2:]:
             self.odd_offsets.add(conv)
-        linear = isinstance(conv, (nn.modules.conv._ConvNd, nn.Linear))
+        linear = isinstance(conv, nn.modules.conv._ConvNd) or is_linear(conv)
         hands_on = linear and conv.bias is None
         rule = scale_rules.carried if hands_on else invariant
         step = self._step(type(conv).__name__, rule, self._inputs, conv=conv)

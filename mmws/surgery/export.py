@@ -189,9 +189,7 @@ def _write_onnx(detector: _Detector, image: Tensor, path: Path) -> Run:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ImportError(
-            'ONNX needs onnx and onnxruntime: pip install onnx onnxruntime'
-        ) from error
+        raise ImportError('ONNX needs onnx and onnxruntime: pip install "mmws[export]"') from error
     masks = getattr(detector.model, 'with_mask', False)
     names = OUTPUTS if masks else OUTPUTS[:3]
 

@@ -7,6 +7,14 @@ import sys
 import mmws  # noqa: F401
 from mmws.engine.cli import one_line_errors
 from tools.dev.zoo_check import check_zoo, write_report
+from tools.dev.zoo_check.run import zoo_configs
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, count = (int(part) for part in text.split('/'))
+    if not 0 <= index < count:
+        raise ValueError
+    return index, count
 
 
 def parse_args() -> argparse.Namespace:
@@ -20,6 +28,10 @@ def parse_args() -> argparse.Namespace:
         metavar='FILE.md',
         help='write the results in OUT as a table, and check nothing',
     )
+    parser.add_argument(
+        '--shard', type=_shard, default=(0, 1), metavar='I/N', help='every Nth config, from the Ith'
+    )
+    parser.add_argument('--minutes', type=float, help='begin no further config after this time')
     parser.add_argument('--workers', type=int, default=2, help='processes of one thread each')
     parser.add_argument('--seconds', type=float, default=300, help='time limit of a config')
     parser.add_argument('--gigabytes', type=float, default=8, help='memory limit of a process')
@@ -38,10 +50,11 @@ def main() -> None:
     with one_line_errors():
         results = check_zoo(
             args.out,
-            configs=args.configs or None,
+            configs=(args.configs or zoo_configs())[args.shard[0] :: args.shard[1]],
             workers=args.workers,
             seconds=args.seconds,
             gigabytes=args.gigabytes,
+            minutes=args.minutes,
         )
     print(f'wrote {results}')
 

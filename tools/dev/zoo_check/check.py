@@ -57,6 +57,10 @@ def check_model(cfg: Config) -> Iterator[dict[str, Any]]:
     outputs = infer(model, config, run.size, run.mode)
     yield {'ran_converted': True}
 
+    yield {'stage': 'check'}
+    model.zero_grad()  # a copy of the model would copy the gradients too
+    yield _check_conversion(model) if report.convs else {'holds': True}
+
     yield {'stage': 'fold'}
     model = mmws.fold(model, inplace=True)
     difference = max_difference(infer(model, config, run.size, run.mode), outputs)
@@ -65,6 +69,14 @@ def check_model(cfg: Config) -> Iterator[dict[str, Any]]:
         'difference': difference,
         'compared': sum(t.numel() for t in tensors_of(outputs)),
     }
+
+
+def _check_conversion(model: nn.Module) -> dict[str, Any]:
+    try:
+        check = mmws.check_conversion(model)
+    except ValueError as error:  # the model does not run in float64, or in mode "tensor"
+        return {'holds': False, 'check_error': ' '.join(str(error).split())[:200]}
+    return {'holds': check.holds, 'check_difference': check.difference}
 
 
 @contextmanager

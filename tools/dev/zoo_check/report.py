@@ -21,6 +21,7 @@ _STAGES = (
     ('ran', 'ran'),
     ('converted', 'converted'),
     ('ran converted', 'ran_converted'),
+    ('check holds', 'holds'),
     ('fold equal', 'fold_equal'),
 )
 _DISTRIBUTIONS = (
@@ -33,15 +34,16 @@ _HEAD = """# The zoo check
 Every config that MMDetection ships, through {command}: its model is built without pretrained
 weights, takes a training step, where it has one, and an inference on two random images, is
 converted by `mmws.convert(model, conv='WS', norm='GN')`, does the same again with
-finite losses and gradients, and is folded by `mmws.fold`. Outputs before
-and after folding are equal if they differ by at most 1e-4 of the largest output.
+finite losses and gradients, is checked by `mmws.check_conversion`, and is folded by `mmws.fold`.
+Outputs before and after folding are equal if they differ by at most 1e-4 of the largest output.
+The check of a model without converted layers holds.
 
-{versions}.
+Run {dates}. {versions}.
 
-**{passed} of the {ran} configs whose model runs here unconverted ({share:.1%}) convert, train, run
-and fold to equal outputs.** {left} are left out, for the reasons below. {distinct} models are
-distinct; a config whose model differs in nothing but weights to load and numbers of proposals
-counts as the model that was run.{pending}
+**{passed} of the {ran} configs whose model runs here unconverted ({share:.1%}) convert, train, run,
+hold the check and fold to equal outputs.** {left} are left out, for the reasons below. {distinct}
+models are distinct; a config whose model differs in nothing but weights to load and numbers of
+proposals counts as the model that was run.{pending}
 
 """
 
@@ -94,10 +96,11 @@ def report(results: Iterable[dict[str, Any]], command: str, configs: Iterable[st
     rows.append(['**all**', *(sum(column) for column in list(zip(*rows))[1:])])
 
     left = {name: r for name, r in found.items() if not r.get('ran')}
-    failed = {name: r for name, r in found.items() if r.get('ran') and not r.get('fold_equal')}
+    failed = {name: r for name, r in found.items() if r.get('ran') and not _passed(r)}
     ran = len(found) - len(left)
     text = _HEAD.format(
         command=f'`{command}`',
+        dates=_dates(own.values()),
         versions=_versions(),
         passed=ran - len(failed),
         ran=ran,
@@ -110,6 +113,16 @@ def report(results: Iterable[dict[str, Any]], command: str, configs: Iterable[st
     text += '\n## Failed\n\n' + (_causes(failed) if failed else 'None.\n')
     text += '\n## Left out\n\n' + (_causes(left) if left else 'None.\n')
     return text
+
+
+def _passed(result: dict[str, Any]) -> bool:
+    return bool(result.get('fold_equal') and result.get('holds'))
+
+
+def _dates(results: Iterable[dict[str, Any]]) -> str:
+    """Return the days on which configs were run."""
+    days = sorted({result['date'] for result in results if 'date' in result})
+    return ' to '.join(dict.fromkeys((days[0], days[-1]))) if days else 'on unknown days'
 
 
 def _counts(family: list[tuple[str, dict]], own: dict[str, dict]) -> list[int]:
@@ -137,6 +150,10 @@ def _causes(results: dict[str, dict]) -> str:
 
 
 def _cause(result: dict[str, Any]) -> str:
+    if 'check_error' in result:
+        return f'the check: {result["check_error"]}'.replace('|', '\\|')
+    if result.get('holds') is False:
+        return f'the check fails by {result["check_difference"]:.1e}'
     if 'error' not in result:
         return f'outputs differ by {result["difference"]:.1e}'
     # Remove paths of the installation, which differ between machines and are no part of the cause.

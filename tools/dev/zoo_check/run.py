@@ -46,6 +46,7 @@ def check_zoo(
     workers: int = 2,
     seconds: float = 300,
     gigabytes: float = 8,
+    minutes: float | None = None,
 ) -> Path:
     """Check configs of the zoo and append one JSON line for each to ``out/results.jsonl``.
 
@@ -61,10 +62,12 @@ def check_zoo(
         workers: Number of processes that run at the same time, each with one thread.
         seconds: Time limit of a config.
         gigabytes: Limit of the private memory of a process.
+        minutes: Time after which no further config is begun; None: all are.
 
     Returns:
         The file of results.
     """
+    last_start = time.monotonic() + 60 * (float('inf') if minutes is None else minutes)
     out = Path(out)
     (out / 'failures').mkdir(parents=True, exist_ok=True)
     results = out / RESULTS
@@ -87,6 +90,8 @@ def check_zoo(
 
             models: dict[str, str] = {}
             for config in configs:
+                if time.monotonic() > last_start:
+                    break
                 result = _plan(root, config, models)
                 if config in done:
                     continue
@@ -240,4 +245,5 @@ def _work(sender: Connection, root: Path, config: str, trace: Path, gigabytes: f
         trace.write_text(traceback.format_exc(), encoding='utf-8')
         sender.send({'error': one_line(error)})
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    sender.send({'date': time.strftime('%Y-%m-%d')})
     sender.send({'seconds': round(time.monotonic() - started, 1), 'gigabytes': round(peak, 2)})

@@ -3,6 +3,7 @@
 import argparse
 
 import mmws  # noqa: F401
+from mmws.compat import ops_are_compiled
 from mmws.engine.cli import one_line_errors
 from mmws.surgery.fold_files import fold_files
 
@@ -29,6 +30,8 @@ def main() -> None:
     for path in (files.config, files.checkpoint):
         if path is not None:
             print(f'wrote {path}')
+    if files.config is not None and not ops_are_compiled():
+        print('without compiled ops of MMCV, `import mmws` before mmdet answers for them')
     print(f'outputs on random images differ by {files.difference:.1e} at most')
 
 

@@ -57,7 +57,9 @@ def class_order(checkpoint: Checkpoint, classes: Sequence[str]) -> list[int] | N
 
 
 def require_same_classes(checkpoint: Checkpoint, classes: Sequence[str]) -> None:
-    """Refuse to go on with a training whose classes had other names or another order.
+    """Refuse a checkpoint whose classes had other names or another order than the data of a config.
+
+    Such a training cannot go on, and a folded model would carry the wrong names.
 
     Raises:
         CheckpointMismatchError: if they had.
@@ -66,8 +68,8 @@ def require_same_classes(checkpoint: Checkpoint, classes: Sequence[str]) -> None
         trained = classes_of(checkpoint)
         raise CheckpointMismatchError(
             f'checkpoint {checkpoint.source} was trained with the classes in the order '
-            f'{_few(trained or ())}, but the data have {_few(classes)}: resume with the data and '
-            'the config of that training'
+            f'{_few(trained or ())}, but the data have {_few(classes)}: take the data and the '
+            'config of that training'
         )
 
 

@@ -19,10 +19,13 @@ from mmws.config.tree import KeyPath, dotted, walk
 from mmws.files import replacing
 
 from .conv_target import ConvTarget
+from .conversion import convert
 from .conversion_report import ConversionReport
-from .converted import pretrained_weights, weights_fit
+from .converted import pretrained_weights, unconverted_config, weights_fit
 from .norm_target import NormTarget
 from .own_errors import raised_in_surgery
+
+MMDET_COCO_METRIC = ('CocoMetric', 'mmdet.CocoMetric')
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,9 @@ def convert_config(
 
     Its backbone starts from the weights of the base if they fit such layers, else from the
     published ones that do, with the image normalization that these were trained with. Where there
-    are none, it starts from scratch with no stage frozen. The model is built and converted once
-    before the file is written.
+    are none, it starts from scratch with no stage frozen. MMDetection's COCO metric becomes
+    :class:`mmws.CocoMetric`, which has a value where nothing is detected. The model is built and
+    converted once before the file is written.
 
     Args:
         base: Config of the model before, a path or ``mmdet::folder/name.py``.
@@ -114,7 +118,10 @@ def _backbones(model: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]
 def _build(cfg: Config, base: str | Path) -> ConversionReport:
     try:
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'):
-            return MODELS.build(cfg.model).conversion_report
+            # As `mmws.Converted` builds it, but the report goes to the caller, not into the log.
+            model = MODELS.build(unconverted_config(cfg.model)[0])
+            convert(model, cfg.model.conv, cfg.model.norm)
+            return model.conversion_report
     except Exception as error:  # models raise anything
         if raised_in_surgery(error):
             raise
@@ -171,6 +178,11 @@ def _config_text(
         assign('model', model),
         '',
     ]
+    for split in ('val', 'test'):
+        evaluator = cfg.get(f'{split}_evaluator')
+        ours = _with_own_metric(evaluator)
+        if ours != evaluator:
+            lines += [assign(f'{split}_evaluator', ours), '']
     if conv is not None and ConvTarget.parse(conv).name == 'WN':
         hook = {'type': 'mmws.WeightNormInitHook'}
         others = [Code('*_base_.custom_hooks')] if cfg.get('custom_hooks') else []
@@ -180,6 +192,18 @@ def _config_text(
             '',
         ]
     return '\n'.join(lines)
+
+
+def _with_own_metric(evaluator: Any) -> Any:
+    """Return a config of metrics with MMDetection's COCO metric replaced by that of mmws.
+
+    MMDetection's returns no number where nothing is detected, as in the first epochs of a training
+    from scratch, and `save_best` then ends the training.
+    """
+    if isinstance(evaluator, (list, tuple)):
+        return [_with_own_metric(metric) for metric in evaluator]
+    name = evaluator.get('type') if isinstance(evaluator, dict) else None
+    return {**evaluator, 'type': 'mmws.CocoMetric'} if name in MMDET_COCO_METRIC else evaluator
 
 
 def _follow(cfg: Any, path: KeyPath) -> dict[str, Any]:

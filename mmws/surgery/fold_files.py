@@ -19,8 +19,9 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from mmws.checkpoints import Checkpoint, check_weights
+from mmws.checkpoints.classes import require_same_classes
 from mmws.config import read_config
-from mmws.config.tree import KeyPath, kind, rewrite
+from mmws.config.tree import KeyPath, datasets, kind, rewrite, walk
 from mmws.layers import GroupNorm
 from mmws.testing.trial import compare_outputs
 
@@ -58,7 +59,8 @@ def fold_files(
     ``out/<config>_folded.py`` inherits from no file, and ``out/<checkpoint>_folded.pth`` has the
     weights and the classes of the data set, no optimizer. Before either is written, the model of
     the new config has loaded the new weights, strictly, and has given the outputs of the model of
-    the old ones on random images.
+    the old ones on random images. Absolute paths of the training's machine become relative ones
+    under ``data/<name of the data's folder>``.
 
     Args:
         config: Config of the model, a path or ``mmdet::folder/name.py``.
@@ -70,6 +72,8 @@ def fold_files(
     Raises:
         FileNotFoundError: if a file is missing.
         FileExistsError: if a file to write exists.
+        CheckpointMismatchError: if the checkpoint was trained on other classes than the config
+            names, or on them in another order.
         ValueError: if the checkpoint is not the config's, no plain config describes the model, or
             outputs differ by more than 1e-4. Nothing is written in any case.
     """
@@ -82,6 +86,9 @@ def fold_files(
 
     cfg = read_config(config)
     trained = Checkpoint.read(checkpoint)
+    classes = _named_classes(cfg)
+    if classes:
+        require_same_classes(trained, classes)
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     model = MODELS.build(copy.deepcopy(cfg.model)).eval()
     load_weights(model, trained.weights, f'checkpoint {checkpoint}')
@@ -145,7 +152,45 @@ def plain_config(cfg: Config, model: nn.Module) -> Config:
         if not imports['imports']:
             del new['custom_imports']
     new['load_from'], new['resume'] = None, False
-    return Config(dict(rewrite(new, _plain_component)))
+    new.pop('work_dir', None)
+    return Config(_without_own_paths(dict(rewrite(new, _plain_component))))
+
+
+def _named_classes(cfg: Config) -> list[str]:
+    """Return the class names that a config gives to its data; empty if it leaves them to them."""
+    for split in ('test', 'val', 'train'):
+        loader = cfg.get(f'{split}_dataloader') or {}
+        for _, dataset in datasets(loader.get('dataset')):
+            names = (dataset.get('metainfo') or {}).get('classes')
+            if isinstance(names, (list, tuple)):
+                return list(names)
+    return []
+
+
+def _without_own_paths(cfg: dict[str, Any]) -> dict[str, Any]:
+    """Return a config in which absolute paths are relative ones, ``data/<folder>/...``."""
+    paths = [value for _, value in walk(cfg) if _is_absolute(value)]
+    if not paths:
+        return cfg
+    root = str(cfg.get('data_root'))
+    if not _is_absolute(root):
+        root = os.path.commonpath([*map(os.path.dirname, paths)])
+
+    def relative(_: KeyPath, value: Any) -> Any:
+        if not _is_absolute(value):
+            return value
+        inside = os.path.relpath(value, root)
+        if inside.startswith('..'):
+            inside = os.path.basename(value.rstrip('/'))
+        # MMDetection joins some paths as text, so a folder keeps its slash.
+        end = '/' if value.endswith('/') else ''
+        return os.path.normpath(os.path.join('data', Path(root).name, inside)) + end
+
+    return rewrite(cfg, relative)
+
+
+def _is_absolute(value: Any) -> bool:
+    return isinstance(value, str) and os.path.isabs(value)
 
 
 def _model_config(config: ConfigDict) -> ConfigDict:

@@ -217,7 +217,23 @@ def test_the_command_line(config, tmp_path):
     out = tmp_path / 'out.py'
     output = run_tool('convert_config.py', config.with_name('bn.py'), out, '--conv', 'none')
     assert 'from scratch: backbone' in output
+    # Bug: the report stands there twice, from the log and from the tool.
+    assert output.count('normalizations: ') == 1
     assert Config.fromfile(out).model.conv is None
+
+
+@pytest.mark.parametrize('several', [False, True])
+def test_the_metric_has_a_value_where_nothing_is_detected(tmp_path, several):
+    # Bug: MMDetection's metric returns nothing, and the best checkpoint ends the training.
+    base = R50
+    if several:
+        base = tmp_path / 'base.py'
+        metrics = "[dict(type='CocoMetric', ann_file='a.json'), dict(type='DumpDetResults')]"
+        base.write_text(f"_base_ = '{R50}'\nval_evaluator = {metrics}\n")
+    cfg = Config.fromfile(convert_config(base, tmp_path / 'out.py').path)
+    metric = cfg.val_evaluator[0] if several else cfg.val_evaluator
+    assert metric.type == cfg.test_evaluator.type == 'mmws.CocoMetric'
+    assert metric.ann_file
 
 
 @pytest.mark.parametrize('norm', ['GN', None])

@@ -9,6 +9,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
+from mmws.checkpoints import CheckpointMismatchError
 from mmws.compat import read_checkpoint
 from mmws.surgery.fold_files import fold_files
 from tests.helpers.paths import NARROW_CONFIG, ROOT
@@ -177,3 +178,44 @@ def test_tool(files, tmp_path, capsys):
     assert 'mine_folded.py' in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r'error: .*exists: remove it'):
         call_tool('fold.py', *files, '--out', tmp_path / 'out')
+
+
+@pytest.mark.parametrize(
+    ('classes', 'message'),
+    [
+        (['dog'], 'trained on other classes, cat'),
+        (['cat'], None),
+        (['cat', 'dog'], 'other classes'),
+    ],
+)
+def test_the_classes_of_config_and_checkpoint_are_compared(tmp_path, classes, message):
+    # Bug: the folded checkpoint calls a class by the name that another one has in the config.
+    loader = f'dict(dataset=dict(metainfo=dict(classes={classes})))'
+    files = make(tmp_path, f'{NARROW}test_dataloader = val_dataloader = {loader}\n')
+    if message is None:
+        assert fold_files(*files, tmp_path / 'out').config
+        return
+    with pytest.raises(CheckpointMismatchError, match=message):
+        fold_files(*files, tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_folded_config_names_no_folder_of_the_training_machine(tmp_path):
+    # Bug: the config works on one machine alone, and tells whose it was.
+    paths = f"""
+data_root = '{tmp_path}/somebody/birds/'
+loader = dict(
+    dataset=dict(data_root=data_root, ann_file='val.json', data_prefix=dict(img='images/'))
+)
+train_dataloader = val_dataloader = test_dataloader = loader
+val_evaluator = dict(ann_file=data_root + 'val.json')
+test_evaluator = dict(ann_file='{tmp_path}/elsewhere/test.json')
+work_dir = '{tmp_path}/work'
+"""
+    written = fold_files(*make(tmp_path, NARROW + paths), tmp_path / 'out')
+    assert str(tmp_path) not in written.config.read_text()
+    cfg = Config.fromfile(written.config)
+    assert cfg.data_root == cfg.val_dataloader.dataset.data_root == 'data/birds/'
+    assert cfg.val_evaluator.ann_file == 'data/birds/val.json'
+    assert cfg.test_evaluator.ann_file == 'data/birds/test.json'
+    assert cfg.val_dataloader.dataset.ann_file == 'val.json'

@@ -19,13 +19,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Optional, Union
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-StrPath = Union[str, Path]
+StrPath = str | Path
 
 _COCO = 'http://images.cocodataset.org'
 _VOC = 'https://thor.robots.ox.ac.uk/pascal/VOC'
@@ -116,7 +115,7 @@ DATASETS: 'dict[str, tuple[Archive, ...]]' = {
 }
 
 
-def download_hint(path: StrPath) -> Optional[str]:
+def download_hint(path: StrPath) -> str | None:
     """Return the command that brings a file or folder, ``None`` if no known data set has it."""
     parts = Path(os.path.abspath(path)).as_posix() + '/'
     for name, archives in DATASETS.items():
@@ -405,7 +404,7 @@ def _merge(new: Path, old: Path) -> None:
             _merge(entry, old / entry.name)
 
 
-def _bar(name: str, total: Optional[int], start: int = 0) -> tqdm:
+def _bar(name: str, total: int | None, start: int = 0) -> tqdm:
     return tqdm(desc=name, total=total, initial=start, unit='B', unit_scale=True, unit_divisor=1024)
 
 

@@ -5,7 +5,7 @@ import mmap
 import os
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Optional
+from typing import Any
 
 from mmengine.config import Config
 
@@ -261,7 +261,7 @@ def _class_file(path: str) -> 'list[str]':
         return [line.rstrip('\n\r') for line in file]
 
 
-def _classes(dataset: dict) -> 'Optional[Sequence[str]]':
+def _classes(dataset: dict) -> 'Sequence[str] | None':
     """Return the class names of a data set; ``None`` if they cannot be told."""
     given = (dataset.get('metainfo') or {}).get('classes')
     if isinstance(given, str) and os.path.isfile(given):
@@ -273,7 +273,7 @@ def _classes(dataset: dict) -> 'Optional[Sequence[str]]':
     return given if isinstance(given, (list, tuple)) else None
 
 
-def _categories(ann_file: str) -> 'Optional[list[dict]]':
+def _categories(ann_file: str) -> 'list[dict] | None':
     """Return the categories of a COCO file, without reading all of it; ``None`` if it has none."""
     if not os.path.getsize(ann_file):
         return None

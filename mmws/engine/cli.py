@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Optional
+from typing import Any
 
 from mmengine.config import Config, DictAction
 
@@ -70,7 +70,7 @@ def _message(error: Exception) -> str:
     return traceback.strip().splitlines()[-1] if found else before
 
 
-def parse_train_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+def parse_train_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line of ``tools/train.py``."""
     parser = argparse.ArgumentParser(description='Train a detector')
     parser.add_argument('config', help='config file, mmws::folder/name.py or mmdet::...')
@@ -117,7 +117,7 @@ def parse_train_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace
     return _parse(parser, argv)
 
 
-def parse_test_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+def parse_test_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line of ``tools/test.py``."""
     parser = argparse.ArgumentParser(description='Evaluate a detector')
     parser.add_argument('config', help='config file, mmws::folder/name.py or mmdet::...')
@@ -185,7 +185,7 @@ class _Options(DictAction):
         parser: argparse.ArgumentParser,
         namespace: argparse.Namespace,
         values: Any,
-        option_string: Optional[str] = None,
+        option_string: str | None = None,
     ) -> None:
         for value in values:
             key, equals, _ = value.partition('=')
@@ -223,7 +223,7 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
-def _parse(parser: argparse.ArgumentParser, argv: Optional[Sequence[str]]) -> argparse.Namespace:
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args

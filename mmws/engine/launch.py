@@ -10,7 +10,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -68,7 +67,7 @@ def torchrun_arguments(num_processes: int) -> 'list[str]':
     ]
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Check the run, then start ``SCRIPT ARGS... --launcher pytorch`` in every process.
 
     A training that was stopped and saved ends with status :data:`mmws.hooks.RESUMABLE`.

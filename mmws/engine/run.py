@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -39,21 +39,21 @@ from .batch_arithmetic import count_accumulation
 from .distributed import check_launcher, finish_distributed, prepare_distributed
 from .tta import enable_tta
 
-StrPath = Union[str, Path]
+StrPath = str | Path
 
 
 def prepare(
     config: StrPath,
     *,
-    checkpoint: Optional[StrPath] = None,
-    work_dir: Optional[StrPath] = None,
+    checkpoint: StrPath | None = None,
+    work_dir: StrPath | None = None,
     amp: bool = False,
     auto_scale_lr: bool = False,
-    resume: Optional[str] = None,
-    cfg_options: Optional[dict] = None,
+    resume: str | None = None,
+    cfg_options: dict | None = None,
     launcher: str = 'none',
     tta: bool = False,
-    stop_after: Optional[str] = None,
+    stop_after: str | None = None,
     max_skipped: int = 0,
     val_loss: bool = False,
 ) -> Config:
@@ -227,7 +227,7 @@ def _with_hooks(cfg: Config, names: Iterable[str]) -> list[dict[str, Any]]:
     return hooks + [dict(type=name) for name in names if name.split('.')[1] not in present]
 
 
-def _add_hooks(cfg: Config, stop_after: Optional[str] = None, max_skipped: int = 0) -> None:
+def _add_hooks(cfg: Config, stop_after: str | None = None, max_skipped: int = 0) -> None:
     hooks = _with_hooks(cfg, TRAINING_HOOKS)
     for hook in hooks:
         if kind(hook) == 'StopHook' and stop_after is not None:
@@ -240,7 +240,7 @@ def _add_hooks(cfg: Config, stop_after: Optional[str] = None, max_skipped: int =
         checkpoint['type'] = 'mmws.DurableCheckpointHook'
 
 
-def evaluate(cfg: Config, out: Optional[StrPath] = None) -> 'dict[str, float]':
+def evaluate(cfg: Config, out: StrPath | None = None) -> 'dict[str, float]':
     """Evaluate the checkpoint ``cfg.load_from`` on the test split.
 
     Args:
@@ -308,7 +308,7 @@ def _config_error(error: Exception) -> Exception:
     return ConfigError(f'the config cannot be built: {f"{part}: " if part else ""}{reason}')
 
 
-def _part_being_built(error: Exception) -> Optional[str]:
+def _part_being_built(error: Exception) -> str | None:
     """Return the ``type`` of the innermost part of a config that was being built, if any."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     for frame in reversed(frames):

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import mmcv
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mmdet.apis import DetInferencer
     from mmdet.structures import DetDataSample
 
-StrPath = Union[str, Path]
+StrPath = str | Path
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.mpg', '.mpeg', '.m4v', '.wmv')
@@ -84,9 +84,9 @@ def _files(path: Path) -> 'list[Path]':
 
 
 def load_detector(
-    config: Optional[StrPath],
+    config: StrPath | None,
     checkpoint: StrPath,
-    device: Optional[str] = None,
+    device: str | None = None,
     trust_checkpoint: bool = False,
 ) -> 'DetInferencer':
     """Build a detector that predicts, with its class names.
@@ -145,7 +145,7 @@ def load_detector(
     return detector
 
 
-def _check_device(device: Optional[str]) -> None:
+def _check_device(device: str | None) -> None:
     if device is None:
         return
     try:

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, NamedTuple
 
 import numpy as np
 from mmcv.image import imwrite
@@ -44,7 +44,7 @@ class History(NamedTuple):
     evaluations: 'list[dict[str, Any]]'
 
 
-def read_history(work_dir: Union[str, Path]) -> History:
+def read_history(work_dir: str | Path) -> History:
     """Read ``<work_dir>/<timestamp>/vis_data/scalars.json`` of a run and of its resumptions.
 
     Where a later log overlaps an earlier one, which had gone on past the checkpoint that the run
@@ -92,7 +92,7 @@ def _read_scalars(path: Path) -> History:
     return history
 
 
-def read_test(work_dir: Union[str, Path]) -> 'dict[str, Any]':
+def read_test(work_dir: str | Path) -> 'dict[str, Any]':
     """Return the metrics of the latest ``tools/test.py`` run in ``work_dir``; empty if none.
 
     Keys are as in :class:`History`.
@@ -117,7 +117,7 @@ def _key(task: str, metric: str) -> str:
     return f'{task}_{metric}' if task else metric
 
 
-def _number(value: Optional[float]) -> str:
+def _number(value: float | None) -> str:
     # pycocotools says -1 where there is nothing to find, e.g. no large object.
     return '–' if value is None or math.isnan(value) or value < 0 else f'{value:.3f}'
 
@@ -183,7 +183,7 @@ def _series(records: 'Iterable[dict]', key: str) -> 'tuple[np.ndarray, np.ndarra
     return x, y
 
 
-def plot_curves(history: History, path: Union[str, Path]) -> None:
+def plot_curves(history: History, path: str | Path) -> None:
     """Draw loss, learning rate and mAP over iterations into an image file.
 
     Args:
@@ -243,7 +243,7 @@ def plot_curves(history: History, path: Union[str, Path]) -> None:
 
 
 def draw_predictions(
-    config: Config, checkpoint: Union[str, Path], folder: Union[str, Path], num_pictures: int
+    config: Config, checkpoint: str | Path, folder: str | Path, num_pictures: int
 ) -> int:
     """Draw ground truth, left, and predictions, right, for the first images of the test split.
 
@@ -269,7 +269,7 @@ def draw_predictions(
 # -------------------------------------------------------------------------------------- the whole
 
 
-def _find_checkpoint(work_dir: Path, checkpoint: Union[str, Path, None]) -> str:
+def _find_checkpoint(work_dir: Path, checkpoint: str | Path | None) -> str:
     checkpoint = checkpoint or last_checkpoint(work_dir)
     if checkpoint is None:
         raise FileNotFoundError(f'{work_dir} names no last_checkpoint: give one, `checkpoint`')
@@ -278,10 +278,10 @@ def _find_checkpoint(work_dir: Path, checkpoint: Union[str, Path, None]) -> str:
 
 
 def write_report(
-    work_dir: Union[str, Path],
-    config: Union[str, Path, Config],
-    checkpoint: Union[str, Path, None] = None,
-    out_dir: Union[str, Path, None] = None,
+    work_dir: str | Path,
+    config: str | Path | Config,
+    checkpoint: str | Path | None = None,
+    out_dir: str | Path | None = None,
     num_pictures: int = 8,
 ) -> Path:
     """Write ``metrics.md``, ``curves.png``, ``predictions/*.png`` and ``report.html`` of a run.

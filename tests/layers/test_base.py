@@ -397,6 +397,7 @@ def test_exports():
     torch.testing.assert_close(program.module()(*inputs), layer(*inputs))
 
 
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')  # the length of filters is constant
 def test_traced_layers_follow_their_weight():
     # Would catch a weight baked into the trace.
     layer, inputs = CONV.make().eval(), CONV.inputs()

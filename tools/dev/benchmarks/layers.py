@@ -37,12 +37,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.resnet import Bottleneck, ResNet
 
 import mmws
 from mmws.layers import ConvWN2d, ConvWS2d
+from mmws.training_step.live_memory import LiveMemory
 
 Loss = Callable[[], Tensor]
 Figures = dict[str, dict[str, float]]
@@ -191,38 +190,6 @@ def synchronize(device: str) -> None:
     """Wait for a GPU."""
     if device == 'cuda':
         torch.cuda.synchronize()
-
-
-class LiveMemory(TorchDispatchMode):
-    """Counts calls but for views, and the bytes of tensors made meanwhile that are still alive."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = 0
-        self.peak = 0
-        self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        aliases = [r.alias_info for r in func._schema.returns if r.alias_info is not None]
-        self.calls += all(alias.is_write for alias in aliases)
-        # What aliases an argument, such as a view of a parameter, takes no memory of its own.
-        for tensor in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(tensor, Tensor) and not aliases:
-                storage = tensor.untyped_storage()
-                reference = StorageWeakRef(storage)
-                self._storages[reference.cdata] = reference, storage.nbytes()
-        self.peak = max(self.peak, self.live())
-        return out
-
-    def live(self) -> int:
-        """Return the bytes that are alive now."""
-        dead = [key for key, (reference, _) in self._storages.items() if reference.expired()]
-        for key in dead:
-            del self._storages[key]
-        return sum(size for _, size in self._storages.values())
 
 
 def memory(model: nn.Module, loss: Loss) -> dict[str, float]:

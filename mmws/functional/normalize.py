@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from mmws import kernels
 
 from .rows import at_least_float32, from_rows, grad_to_rows, kernel_arguments, kernel_gradients
 from .standardize import check_weight
-from .weight_function import Stored, WeightFunction, apply
+from .weight_function import Gradients, Stored, WeightFunction, apply
 
 
 def normalize(weight: Tensor, gain: Tensor) -> Tensor:
@@ -42,7 +43,8 @@ class Normalize(WeightFunction):
     (the paper's eq. 3 and 4). A filter of zeros has no direction: it stays, with zero gradients.
     """
 
-    def __call__(self, weight: Tensor, gain: Tensor) -> Tensor:
+    # The base stands for any stored tensors.
+    def __call__(self, weight: Tensor, gain: Tensor) -> Tensor:  # type: ignore[override]
         return normalize(weight, gain)
 
     @staticmethod
@@ -50,13 +52,13 @@ class Normalize(WeightFunction):
         """Return the Euclidean norm of every filter, :math:`(O)`, in float32 at least."""
         return torch.linalg.vector_norm(at_least_float32(weight.flatten(1)), dim=1)
 
-    def evaluate(self, *stored: Tensor | None) -> tuple[Tensor, Sequence[Tensor]]:
+    def evaluate(self, *stored: Unpack[Stored]) -> tuple[Tensor, Sequence[Tensor]]:
         (out,), kept = self.evaluate_all([stored])
         return out, kept
 
     def gradients(
-        self, grad: Tensor, needs: Sequence[bool], kept: Sequence[Tensor], *stored: Tensor | None
-    ) -> Stored:
+        self, grad: Tensor, needs: Sequence[bool], kept: Sequence[Tensor], *stored: Unpack[Stored]
+    ) -> Gradients:
         return self.gradients_all([grad], needs, kept, [stored])[0]
 
     def evaluate_all(
@@ -70,7 +72,7 @@ class Normalize(WeightFunction):
     def gradients_all(
         self, grads: Sequence[Tensor], needs: Sequence[bool], kept: Sequence[Tensor],
         stored: Sequence[Stored],
-    ) -> list[Stored]:  # fmt: skip
+    ) -> list[Gradients]:  # fmt: skip
         rows, gains, _ = kernel_arguments(stored)
         grads = [grad_to_rows(grad, tensors[0]) for grad, tensors in zip(grads, stored)]
         made = kernels.normalize_backward(grads, rows, gains, kept, [*needs])

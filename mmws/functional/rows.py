@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .weight_function import Stored
+from .weight_function import Gradients, Stored
 
 _EXACT = (torch.float32, torch.float64)
 
@@ -70,13 +70,14 @@ def kernel_arguments(stored: Sequence[Stored]) -> list[list[Tensor]]:
     lists: list[list[Tensor]] = [[to_rows(tensors[0]) for tensors in stored], [], []]
     for name in range(1, len(stored[0])):
         if stored[0][name] is not None:
-            lists[name] = [to_vector(t[name], rows) for t, rows in zip(stored, lists[0])]
+            vectors = [tensors[name] for tensors in stored]
+            lists[name] = [to_vector(t, r) for t, r in zip(vectors, lists[0]) if t is not None]
     return lists
 
 
 def kernel_gradients(
     made: Sequence[Tensor], needs: Sequence[bool], stored: Sequence[Stored]
-) -> list[Stored]:
+) -> list[Gradients]:
     """Sort by layer what a backward kernel made: gradients of all rows, of all gains, of shifts."""
     columns: list[Sequence[Tensor | None]] = []
     remaining, count = iter(made), len(stored)
@@ -89,5 +90,8 @@ def kernel_gradients(
             half = weights[0].dtype not in _EXACT
             columns.append([g.to(weights[0].dtype) for g in grads] if half else grads)
         else:
-            columns.append([next(remaining).to(t[name].dtype).view(t[name].shape) for t in stored])
+            vectors = [tensors[name] for tensors in stored]
+            columns.append(
+                [next(remaining).to(t.dtype).view(t.shape) for t in vectors if t is not None]
+            )
     return [*zip(*columns)]

@@ -16,6 +16,7 @@ from typing import Optional
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from mmws import kernels
 
@@ -27,7 +28,7 @@ from .rows import (
     kernel_arguments,
     kernel_gradients,
 )
-from .weight_function import Stored, WeightFunction, apply
+from .weight_function import Gradients, Stored, WeightFunction, apply
 
 
 def standardize(
@@ -93,13 +94,13 @@ class Standardize(WeightFunction):
         if self.eps < 0:
             raise ValueError(f'eps must not be negative, got {self.eps}')
 
-    def __call__(
+    def __call__(  # type: ignore[override]  # the base stands for any stored tensors
         self, weight: Tensor, gain: Tensor | None = None, shift: Tensor | None = None
     ) -> Tensor:
         unbiased = self.variance == 'unbiased'
         return standardize(weight, self.eps, unbiased, self.eps_inside, self.scale, gain, shift)
 
-    def evaluate(self, *stored: Tensor | None) -> tuple[Tensor, Sequence[Tensor]]:
+    def evaluate(self, *stored: Unpack[Stored]) -> tuple[Tensor, Sequence[Tensor]]:
         if is_plain(stored):  # the usual case, without the detour of lists
             out, *kept = kernels.standardize_one(stored[0], *self._options())
             return out, kept
@@ -107,8 +108,8 @@ class Standardize(WeightFunction):
         return out, made
 
     def gradients(
-        self, grad: Tensor, needs: Sequence[bool], kept: Sequence[Tensor], *stored: Tensor | None
-    ) -> Stored:
+        self, grad: Tensor, needs: Sequence[bool], kept: Sequence[Tensor], *stored: Unpack[Stored]
+    ) -> Gradients:
         if is_plain(stored):
             grad = grad.contiguous()
             made = kernels.standardize_one_backward(grad, stored[0], *kept, *self._options())
@@ -128,7 +129,7 @@ class Standardize(WeightFunction):
     def gradients_all(
         self, grads: Sequence[Tensor], needs: Sequence[bool], kept: Sequence[Tensor],
         stored: Sequence[Stored],
-    ) -> list[Stored]:  # fmt: skip
+    ) -> list[Gradients]:  # fmt: skip
         rows, gains, _ = kernel_arguments(stored)
         grads = [grad_to_rows(grad, tensors[0]) for grad, tensors in zip(grads, stored)]
         mask = [*needs, False, False][:3]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .weight_function import Stored, WeightFunction
+from .weight_function import Gradients, WeightFunction
 
 
 def swap_channels(weight: Tensor, groups: int) -> Tensor:
@@ -45,7 +45,7 @@ class Transposed(WeightFunction):
     def gradients(
         self, grad: Tensor, needs: Sequence[bool], kept: Sequence[Tensor], weight: Tensor,
         *others: Tensor | None,
-    ) -> Stored:  # fmt: skip
+    ) -> Gradients:  # fmt: skip
         grad_weight, *grads = self.function.gradients(
             self._swap(grad), needs, kept, self._swap(weight), *others
         )

@@ -11,11 +11,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from mmws.compat.torch_private import is_batched, is_tracing, transforms_active
 
-Stored = tuple[Tensor | None, ...]
+Stored = tuple[Tensor, Unpack[tuple[Tensor | None, ...]]]
 """What a layer stores for its weight: ``weight``, and other tensors or None where absent."""
+
+Gradients = tuple[Tensor | None, ...]
+"""The gradients of what a layer stores, None where not needed."""
 
 
 class WeightFunction:
@@ -42,13 +46,13 @@ class WeightFunction:
         """Return the stored weight as :math:`(O, ...)`, one filter to a row."""
         return weight
 
-    def evaluate(self, *stored: Tensor | None) -> tuple[Tensor, Sequence[Tensor]]:
+    def evaluate(self, *stored: Unpack[Stored]) -> tuple[Tensor, Sequence[Tensor]]:
         """Return what ``__call__`` returns, and the vectors that :meth:`gradients` needs."""
         return self(*stored), ()
 
     def gradients(
-        self, grad: Tensor, needs: Sequence[bool], kept: Sequence[Tensor], *stored: Tensor | None
-    ) -> Stored:
+        self, grad: Tensor, needs: Sequence[bool], kept: Sequence[Tensor], *stored: Unpack[Stored]
+    ) -> Gradients:
         """Return the gradients with respect to the stored tensors, None where not needed.
 
         Args:
@@ -78,7 +82,7 @@ class WeightFunction:
     def gradients_all(
         self, grads: Sequence[Tensor], needs: Sequence[bool], kept: Sequence[Any],
         stored: Sequence[Stored],
-    ) -> list[Stored]:  # fmt: skip
+    ) -> list[Gradients]:  # fmt: skip
         """Do :meth:`gradients` for many layers, of which some may not need all gradients."""
         return [
             self.gradients(grad, needs, kept_by_layer, *tensors)
@@ -86,7 +90,7 @@ class WeightFunction:
         ]
 
 
-def apply(function: WeightFunction, *stored: Tensor | None) -> Tensor:
+def apply(function: WeightFunction, *stored: Unpack[Stored]) -> Tensor:
     """Return ``function(*stored)``, with its closed-form gradient where that may be used.
 
     Double backward, forward-mode AD, ``torch.func``, tracing, compiling and subclasses of tensors
@@ -110,13 +114,13 @@ class _Apply(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, function: WeightFunction, *stored: Tensor | None) -> Tensor:
+    def forward(ctx: Any, function: WeightFunction, *stored: Unpack[Stored]) -> Tensor:
         ctx.function, ctx.stored, ctx.versions = function, stored, _versions(stored)
         weight, ctx.kept = function.evaluate(*stored)
         return weight
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         stored, needs = ctx.stored, ctx.needs_input_grad[1:]
         _check_versions(stored, ctx.versions)
         if _needs_graph(grad):
@@ -181,11 +185,11 @@ class _ApplyTogether(torch.autograd.Function):
         return tuple(made)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> Gradients:
         requests = ctx.requests
         _check_versions([t for request in requests for t in request.stored], ctx.versions)
         needs = _by_request(requests, ctx.needs_input_grad[1:])
-        results: list[Stored] = [(None,) * len(request.stored) for request in requests]
+        results: list[Gradients] = [(None,) * len(request.stored) for request in requests]
         for members, kept in ctx.families:
             arrived = [i for i in members if grads[i] is not None and any(needs[i])]
             if not arrived:
@@ -239,17 +243,21 @@ def _needs_graph(grad: Tensor) -> bool:
 
 def differentiate(
     function: Callable[..., Tensor], needs: Sequence[bool], tensors: Stored, grad: Tensor
-) -> Stored:
+) -> Gradients:
     """Vector-Jacobian product of ``function``, itself differentiable where gradients are on."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         # Fresh aliases: one tensor may depend on another, and only this function is differentiated.
         aliases = [
-            t if not need else t.view_as(t) if create_graph else t.detach().requires_grad_()
+            t
+            if t is None or not need
+            else t.view_as(t)
+            if create_graph
+            else t.detach().requires_grad_()
             for t, need in zip(tensors, needs)
         ]
         out = function(*aliases)
-        wanted = [t for t, need in zip(aliases, needs) if need]
+        wanted = [t for t, need in zip(aliases, needs) if t is not None and need]
         grads = iter(torch.autograd.grad(out, wanted, grad, create_graph=create_graph))
     return tuple(next(grads) if need else None for need in needs)
 

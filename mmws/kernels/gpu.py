@@ -193,8 +193,8 @@ def standardize(
     out = torch.empty_like(joined, dtype=dtype)
     mean, variance = (rows[0].new_empty(_count(rows)) for _ in range(2))
     _launch(
-        _standardize, rows, joined, _join(gains), _join(shifts), *_table(rows), out, mean, variance,
-        _length(rows), eps, scale, unbiased, eps_inside, bool(gains), bool(shifts),
+        _standardize, rows, joined, _join_if_any(gains), _join_if_any(shifts), *_table(rows), out,
+        mean, variance, _length(rows), eps, scale, unbiased, eps_inside, bool(gains), bool(shifts),
     )  # fmt: skip
     return [*_split(out, rows), mean, variance]
 
@@ -207,8 +207,8 @@ def standardize_backward(
     joined = _join(rows)
     made = _outputs(joined, rows, mask)
     _launch(
-        _standardize_backward, rows, _join(grads), joined, _join(gains), *_table(rows), *kept,
-        *made, _length(rows), eps, scale, unbiased, eps_inside, bool(gains), *mask,
+        _standardize_backward, rows, _join(grads), joined, _join_if_any(gains), *_table(rows),
+        *kept, *made, _length(rows), eps, scale, unbiased, eps_inside, bool(gains), *mask,
     )  # fmt: skip
     return _split_gradients(made, rows)
 
@@ -235,10 +235,12 @@ def normalize_backward(
     return _split_gradients(made, rows)
 
 
-def _join(tensors: Sequence[Tensor]) -> Tensor | None:
-    if not tensors:
-        return None
+def _join(tensors: Sequence[Tensor]) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat([t.view(-1) for t in tensors])
+
+
+def _join_if_any(tensors: Sequence[Tensor]) -> Tensor | None:
+    return _join(tensors) if tensors else None
 
 
 def _split(joined: Tensor, like: Sequence[Tensor]) -> list[Tensor]:

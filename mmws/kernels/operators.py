@@ -43,7 +43,7 @@ _SCHEMAS = {
 }
 
 # The Triton that came with earlier releases lacks what the kernels use.
-TRITON_IS_RECENT = torch.__version__ >= (2, 4)
+TRITON_IS_RECENT = torch.torch_version.TorchVersion(torch.__version__) >= '2.4'
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from mmws.compat.mmcv_layers import (
 from mmws.functional import Standardize
 from mmws.functional.rows import at_least_float32
 from mmws.functional.standardize import standardization, standardize
+from mmws.functional.weight_function import Stored
 from mmws.registry import MODELS
 
 from .base import WeightFunctionMixin
@@ -51,7 +52,7 @@ class AffineWeightStandardization(WeightFunctionMixin):
     def formula(self, weight: Tensor) -> Tensor:
         return standardize(weight, 1e-5, True, True, 1.0, self.weight_gamma, self.weight_beta)
 
-    def stored_weights(self) -> tuple[Tensor, ...]:
+    def stored_weights(self) -> Stored:
         return self.weight, self.weight_gamma, self.weight_beta
 
     def adopt_plain_weight(self) -> None:

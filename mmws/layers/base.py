@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from mmws.compat.torch_private import is_tracing
 from mmws.functional import Transposed, WeightFunction, apply
+from mmws.functional.weight_function import Stored
 
 from .fusing import refuse_fused_weight
 from .source import active
@@ -19,7 +20,14 @@ from .source import active
 torch.fx.wrap('apply')
 
 
-class WeightFunctionMixin:
+# For type checkers, what a mixin is mixed into: a module.
+if TYPE_CHECKING:
+    _Module = nn.Module
+else:
+    _Module = object
+
+
+class WeightFunctionMixin(_Module):
     """A layer that computes with a function of the weight it stores.
 
     Mixed into a layer of PyTorch's together with its kind (:mod:`mmws.layers.kinds`)::
@@ -34,6 +42,12 @@ class WeightFunctionMixin:
     A layer alone makes its weight anew at every call. Several layers can have their weights made
     together, or held for an evaluation, by :mod:`mmws.training_step`.
     """
+
+    if TYPE_CHECKING:
+        weight: Tensor
+
+        def __getattr__(self, name: str) -> Any:
+            """Stand for the attributes of the plain layer."""
 
     # Names of what is stored beside `weight`, which the state dict of a plain layer lacks.
     beside_weight: ClassVar[tuple[str, ...]] = ()
@@ -56,7 +70,7 @@ class WeightFunctionMixin:
         """
         raise NotImplementedError
 
-    def stored_weights(self) -> tuple[Tensor | None, ...]:
+    def stored_weights(self) -> Stored:
         """Return the stored tensors that make the weight, ``weight`` first."""
         return (self.weight,)
 
@@ -136,6 +150,6 @@ def _signature(cls: type) -> inspect.Signature | None:
     parameters = {**inspect.signature(plain).parameters}
     for c in cls.__mro__[: cls.__mro__.index(plain)]:
         if '__init__' in vars(c):
-            own = list(inspect.signature(c.__init__).parameters.values())[1:]
+            own = list(inspect.signature(vars(c)['__init__']).parameters.values())[1:]
             parameters.update({p.name: p for p in own if p.kind is p.KEYWORD_ONLY})
     return inspect.Signature(sorted(parameters.values(), key=lambda p: p.kind))

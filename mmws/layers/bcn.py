@@ -1,3 +1,5 @@
+from typing import TYPE_CHECKING, Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,6 +12,12 @@ from .norm import GroupNorm
 
 class _BatchStatistics(_BatchNorm):
     """Batch normalization without gain and offset, for any :math:`(N, C, *)`."""
+
+    if TYPE_CHECKING:  # it has all of them
+        running_mean: Tensor
+        running_var: Tensor
+        num_batches_tracked: Tensor
+        momentum: float
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
@@ -82,7 +90,7 @@ class BCN(GroupNorm):
         momentum: float = 0.1,
         affine: bool = True,
         estimate: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         # GroupNorm's own parameters would have one element per channel, not per group.
         super().__init__(num_features, num_groups, eps=eps, affine=False, **kwargs)

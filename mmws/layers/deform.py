@@ -28,10 +28,13 @@ class _Deform(torch.autograd.Function):
     """Deformable convolution with MMCV's values and gradients."""
 
     @staticmethod
-    def forward(ctx: Any, geometry: DeformGeometry, *tensors: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, geometry: DeformGeometry, input: Tensor, weight: Tensor, offset: Tensor,
+        mask: Tensor | None, bias: Tensor | None,
+    ) -> Tensor:  # fmt: skip
         ctx.geometry = geometry
-        ctx.save_for_backward(*tensors)
-        return deform_conv2d(*tensors, geometry)
+        ctx.save_for_backward(input, weight, offset, mask, bias)
+        return deform_conv2d(input, weight, offset, mask, bias, geometry)
 
     @staticmethod
     @once_differentiable
@@ -39,7 +42,8 @@ class _Deform(torch.autograd.Function):
         input, weight, offset, mask, _ = tensors = ctx.saved_tensors
         grads = deform_conv2d_backward(grad, input, weight, offset, mask, ctx.geometry)
         needs = ctx.needs_input_grad[1:]
-        return None, *(g.to(t.dtype) if n else None for g, t, n in zip(grads, tensors, needs))
+        present = zip(grads, tensors, needs)
+        return None, *(g.to(t.dtype) if n and g is not None else None for g, t, n in present)
 
 
 class DeformKind(WeightFunctionMixin):
@@ -55,32 +59,33 @@ class DeformKind(WeightFunctionMixin):
         dtype = input.dtype
         half = None if dtype == torch.float64 else autocast_dtype(input.device.type)
         bias = getattr(self, 'bias', None)  # some of MMCV's layers have none
-        tensors = input, self.current_weight(), offset, mask, bias
+        weight = self.current_weight()
         if half is not None:
-            tensors = tuple(None if t is None else t.float() for t in tensors)
+            input, weight, offset = input.float(), weight.float(), offset.float()
+            mask, bias = (None if t is None else t.float() for t in (mask, bias))
         taps = self.weight.shape[2] * self.weight.shape[3]
         geometry = DeformGeometry(
             _pair(self.stride), _pair(self.padding), _pair(self.dilation),
             input.shape[1] // self.weight.shape[1], offset.shape[1] // (2 * taps),
         )  # fmt: skip
         if is_tracing() or transforms_active():  # which need an operator with a gradient of its own
-            out = deform_conv2d(*tensors, geometry)
+            out = deform_conv2d(input, weight, offset, mask, bias, geometry)
         else:
-            out = _Deform.apply(geometry, *tensors)
+            out = _Deform.apply(geometry, input, weight, offset, mask, bias)
         return out if half is None else out.to(half)
 
 
 class DeformPackKind(DeformKind):
     """Kind of MMCV's ``DCN``, which finds its offsets by a convolution of its own."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]  # as MMCV's layer
         return super().forward(input, self.conv_offset(input))
 
 
 class ModulatedDeformPackKind(DeformKind):
     """Kind of MMCV's ``DCNv2``, which finds its offsets and mask by a convolution of its own."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]  # as MMCV's layer
         offset_y, offset_x, mask = self.conv_offset(input).chunk(3, dim=1)
         return super().forward(input, torch.cat((offset_y, offset_x), dim=1), mask.sigmoid())
 

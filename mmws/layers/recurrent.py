@@ -5,8 +5,8 @@ Shapes: a matrix of a recurrent layer is :math:`(R, n)`, one row for each gate o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,14 @@ from torch import Tensor, nn
 from mmws.functional import normalize_weight
 from mmws.registry import MODELS
 
+# For type checkers, what a mixin is mixed into.
+if TYPE_CHECKING:
+    _Module = nn.Module
+else:
+    _Module = object
 
-class WeightNormRecurrent:
+
+class WeightNormRecurrent(_Module):
     r"""Mixin over PyTorch's recurrent layers and cells: Weight Normalization of their matrices.
 
     .. math:: w_r = g_r \frac{v_r}{\lVert v_r \rVert}
@@ -55,13 +61,15 @@ class WeightNormRecurrent:
         }
 
     def reset_parameters(self) -> None:
-        super().reset_parameters()
+        super().reset_parameters()  # type: ignore[misc]  # of the plain layer
         with torch.no_grad():
             for name, weight in self._matrices():
                 if hasattr(self, f'{name}_g'):  # not yet while the plain layer is constructed
                     getattr(self, f'{name}_g').copy_(_row_norm(weight))
 
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
         for name, _ in self._matrices():
             key, new = prefix + name, f'{prefix}parametrizations.{name}.original'
             for g, v in ((f'{key}_g', f'{key}_v'), (f'{new}0', f'{new}1')):
@@ -73,7 +81,12 @@ class WeightNormRecurrent:
 
 
 class _WeightNormRNN(WeightNormRecurrent):
-    def forward(self, *args: Any, **kwargs: Any):
+    if TYPE_CHECKING:
+        _flat_weights: list[Tensor | None]
+        _flat_weights_names: list[str]
+        _update_flat_weights: Callable[[], None]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         # The plain layer computes with this list. Brought up to date first, or it would do so
         # itself, with the stored matrices, where parameters were replaced (functional_call).
         self._update_flat_weights()
@@ -88,7 +101,10 @@ class _WeightNormRNN(WeightNormRecurrent):
 
 
 class _WeightNormCell(WeightNormRecurrent):
-    def forward(self, *args: Any, **kwargs: Any):
+    if TYPE_CHECKING:
+        _parameters: dict[str, Any]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         # The plain cell computes with its attributes weight_ih and weight_hh.
         stored = self._parameters
         self._parameters = {**stored, **self.effective_weights()}

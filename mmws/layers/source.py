@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-from typing import Protocol
+from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class WeightSource(Protocol):
     """Makes effective weights for the layers of a model, as long as it is the active source."""
 
-    def weight_of(self, layer: nn.Module) -> Tensor | None:
+    def weight_of(self, layer: Any) -> Tensor | None:
         """Return the layer's effective weight, None if the layer shall make its own."""
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmws.functional import Normalize
 from mmws.functional.normalize import normalize
+from mmws.functional.weight_function import Stored
 from mmws.registry import MODELS
 
 from .base import WeightFunctionMixin
@@ -53,7 +54,7 @@ class WeightNormalization(WeightFunctionMixin):
     def formula(self, weight: Tensor) -> Tensor:
         return normalize(weight, self.weight_g)
 
-    def stored_weights(self) -> tuple[Tensor, ...]:
+    def stored_weights(self) -> Stored:
         return self.weight, self.weight_g
 
     @torch.no_grad()
@@ -63,7 +64,7 @@ class WeightNormalization(WeightFunctionMixin):
         self.weight_g.copy_(Normalize.norms(filters).view_as(self.weight_g))
 
     def reset_parameters(self) -> None:
-        super().reset_parameters()
+        super().reset_parameters()  # type: ignore[misc]  # of the plain layer
         if hasattr(self, 'weight_g'):  # not yet, when the plain layer initializes itself
             self.reset_gain()
 

@@ -80,7 +80,7 @@ def init_weight_norm(
     }
     report = WeightNormInitReport([], [], {}, [])
 
-    def initialize(layer: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> Tensor:
+    def initialize(layer: Any, args: tuple, kwargs: dict, output: Tensor) -> Tensor:
         name = layers[layer]
         if name in report.initialized:
             return output
@@ -119,10 +119,11 @@ def _call(model: nn.Module, batch: Any) -> Any:
     return model(batch)
 
 
-def _init_layer(layer: nn.Module, args: tuple, kwargs: dict) -> list[int] | None:
+def _init_layer(layer: Any, args: tuple, kwargs: dict) -> list[int] | None:
     """Set g and b of one layer; return its dead channels, or None where the input is empty."""
     g, bias = layer.weight_g, getattr(layer, 'bias', None)  # some of MMCV's have none
-    old_g, old_bias = g.clone(), None if bias is None else bias.clone()
+    old_g = g.clone()
+    old_bias = None if bias is None else bias.clone()
     g.fill_(1)
     if bias is not None:
         bias.zero_()
@@ -135,7 +136,7 @@ def _init_layer(layer: nn.Module, args: tuple, kwargs: dict) -> list[int] | None
     alive = (std > torch.finfo(t.dtype).eps * mean.abs()) & (std > torch.finfo(g.dtype).tiny)
     alive &= std.isfinite()
     g.copy_(torch.where(alive, (1 / std).to(g), old_g.flatten()).view_as(g))
-    if bias is not None:
+    if bias is not None and old_bias is not None:
         bias.copy_(torch.where(alive, (-mean / std).to(bias), old_bias))
     return None if count == 0 else (~alive).nonzero().flatten().tolist()
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmws.functional import Standardize
 from mmws.functional.standardize import standardization, standardize
+from mmws.functional.weight_function import Stored
 from mmws.registry import MODELS
 
 from .base import WeightFunctionMixin
@@ -144,7 +145,7 @@ class ScaledConvWS2d(ConvKind, nn.Conv2d):
         scale = self.gamma * (weight.numel() / weight.shape[0]) ** -0.5
         return standardize(weight, self.eps, False, True, scale, self.gain)
 
-    def stored_weights(self) -> tuple[Tensor, ...]:
+    def stored_weights(self) -> Stored:
         return self.weight, self.gain
 
     def reset_parameters(self) -> None:

@@ -34,7 +34,7 @@ class HeldWeights(Attached):
             self._forget()
         return None if torch.is_grad_enabled() else self
 
-    def weight_of(self, layer: nn.Module) -> Tensor | None:
+    def weight_of(self, layer: WeightFunctionMixin) -> Tensor | None:
         """Return the layer's weight, None if the layer shall make its own."""
         if torch.is_grad_enabled() or transforms_active():
             return None
@@ -43,7 +43,7 @@ class HeldWeights(Attached):
         return self._make(*key) if weight is None else weight
 
     def _forget(self) -> None:
-        self._made: dict[tuple[nn.Module, torch.dtype | None], Tensor] = {}
+        self._made: dict[tuple[WeightFunctionMixin, torch.dtype | None], Tensor] = {}
         self._stored: list[tuple[Tensor, int]] = []
 
     def _make(self, layer: WeightFunctionMixin, half: torch.dtype | None) -> Tensor | None:

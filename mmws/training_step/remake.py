@@ -159,7 +159,7 @@ _Place = tuple[int, int]
 
 
 def _place(tensor: Tensor) -> _Place:
-    return storage_address(tensor), tensor.storage_offset()
+    return storage_address(tensor), int(tensor.storage_offset())
 
 
 class RemakingPass:
@@ -188,7 +188,7 @@ class RemakingPass:
         self._of_norms.clear()
         self._weights.clear()
 
-    def weight_of(self, layer: nn.Module) -> Tensor | None:
+    def weight_of(self, layer: WeightFunctionMixin) -> Tensor | None:
         """Return the layer's weight, and note how it is remade."""
         weight = None if self.weights is None else self.weights.weight_of(layer)
         half = half_dtype(layer)
@@ -204,17 +204,17 @@ class RemakingPass:
         if (shared or weight.nbytes >= MIN_BYTES) and self._saves():
             function, stored = layer.stored_function(), layer.stored_weights()
 
-            def remake(*present: Tensor) -> Tensor:
-                tensors = iter(present)
-                made = apply(function, *(None if t is None else next(tensors) for t in stored))
-                return made.to(weight_dtype)
+            def remake(weight: Tensor, *present: Tensor) -> Tensor:
+                others = iter(present)
+                tensors = (None if t is None else next(others) for t in stored[1:])
+                return apply(function, weight, *tensors).to(weight_dtype)
 
             weight_dtype = weight.dtype
             kept = [_Kept(t) for t in stored if t is not None]
             self._note(weight, _Recipe(remake, *kept, device=weight.device))
         return weight
 
-    def before_layer(self, layer: nn.Module, x: Tensor) -> Tensor | None:
+    def before_layer(self, layer: Any, x: Tensor) -> Tensor | None:
         """Recognize the input of a layer; return it as autocast will cast it, None if it will not.
 
         Autocast would cast it out of sight, and autograd would keep the copy.
@@ -235,14 +235,14 @@ class RemakingPass:
         """Note how the result of an activation behind a norm is remade."""
         node = x.grad_fn
         activation = None if node is None else ACTIVATIONS.get(node.name())
-        if activation is None or not self._worthwhile(x):
+        if node is None or activation is None or not self._worthwhile(x):
             return
-        before = node.next_functions[0][0]
+        before: Any = node.next_functions[0][0]
         owner, index = before.metadata.get(_KEY, (None, 0))
         if owner == id(self):
             self._note(x, _Recipe(activation, self._of_norms[index], device=x.device))
 
-    def after_norm(self, norm: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+    def after_norm(self, norm: Any, args: tuple[Any, ...], out: Any) -> None:
         """Note how the output of a norm is remade from its input."""
         function = _norm_function(norm)
         if function is None or not self._worthwhile(out) or len(args) != 1:
@@ -259,7 +259,7 @@ class RemakingPass:
         self._of_norms.append(recipe)
         self._note(out, recipe)
 
-    def after_convolution(self, layer: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+    def after_convolution(self, layer: Any, args: tuple[Any, ...], out: Any) -> None:
         """Note how the output of a 1×1 convolution to many more channels is remade."""
         if not _is_widening(layer) or not self._worthwhile(out) or len(args) != 1:
             return
@@ -289,7 +289,7 @@ class RemakingPass:
             isinstance(value, Tensor)
             and value.requires_grad
             and value.grad_fn is not None
-            and value.storage_offset() == 0
+            and int(value.storage_offset()) == 0
             and value.nbytes >= MIN_BYTES
             and value.nbytes == value.untyped_storage().nbytes()
             and self._saves()
@@ -321,6 +321,7 @@ class RemakingPass:
         _, boxes = self._boxes.pop(place, (None, []))
         for box in (reference() for reference in boxes):
             if box is not None and box.version == tensor._version:
+                assert isinstance(box.content, Tensor)  # a box is filled with a recipe once
                 box.content = _Slot(recipe, box.content)
 
     def _pack(self, tensor: Tensor) -> _Box | _Slot:
@@ -337,7 +338,7 @@ class RemakingPass:
         return box
 
 
-def _norm_function(norm: nn.Module) -> Callable[..., Tensor] | None:
+def _norm_function(norm: Any) -> Callable[..., Tensor] | None:
     """Return what a norm does with its input and its tensors, None if that is not known."""
     own = int(isinstance(norm, nn.GroupNorm))  # the pre-hook of remaking
     hooked = len(norm._forward_hooks) > 1 or len(norm._forward_pre_hooks) > own
@@ -348,8 +349,10 @@ def _norm_function(norm: nn.Module) -> Callable[..., Tensor] | None:
     if type(norm).forward in (nn.GroupNorm.forward, GroupNorm.forward):
         groups = norm.num_groups
 
-        def group_norm(x: Tensor, *parameters: Tensor) -> Tensor:
-            return torch.group_norm(x, groups, *(parameters or (None, None)), eps)
+        def group_norm(
+            x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
+        ) -> Tensor:
+            return torch.group_norm(x, groups, weight, bias, eps)
 
         return group_norm
     frozen = not norm.training and getattr(norm, 'running_mean', None) is not None
@@ -357,13 +360,14 @@ def _norm_function(norm: nn.Module) -> Callable[..., Tensor] | None:
 
         def batch_norm(x: Tensor, *tensors: Tensor) -> Tensor:
             weight, bias = tensors[:2] if affine else (None, None)
-            return F.batch_norm(x, *tensors[-2:], weight, bias, False, 0.0, eps)
+            mean, variance = tensors[-2:]
+            return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
 
         return batch_norm
     return None
 
 
-def _dtype_under_autocast(layer: nn.Module, x: Tensor) -> torch.dtype | None:
+def _dtype_under_autocast(layer: Any, x: Tensor) -> torch.dtype | None:
     """Return the dtype to which autocast casts the input of a layer, None if to none."""
     half = autocast_dtype(x.device.type)
     if half is None or x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
@@ -374,7 +378,7 @@ def _dtype_under_autocast(layer: nn.Module, x: Tensor) -> torch.dtype | None:
     return torch.float32 if norm and x.device.type in FLOAT32_NORMS else None
 
 
-def _is_widening(layer: nn.Module) -> bool:
+def _is_widening(layer: Any) -> bool:
     """Whether a layer is a 1×1 convolution to many more channels, without any hook but one."""
     plain = type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     if not plain and getattr(type(layer), 'forward', None) is not ConvKind.forward:

@@ -43,15 +43,15 @@ class Plan:
     def __init__(self, model: nn.Module, group_mib: float | None = None) -> None:
         self.model = model
         self.group_mib = group_mib
-        self.groups: dict[nn.Module, list[WeightFunctionMixin]] = {}
-        self.alone: set[nn.Module] = set()
+        self.groups: dict[WeightFunctionMixin, list[WeightFunctionMixin]] = {}
+        self.alone: set[WeightFunctionMixin] = set()
 
     def learn(self, finished: WeightPass) -> None:
         """Form groups anew if the pass met layers of which nothing was known."""
         without_grad = finished.without_grad - self.alone
         if not finished.unknown and not without_grad:
             return
-        order = [*self.groups, *finished.unknown]
+        order: list[WeightFunctionMixin] = [*self.groups, *finished.unknown]
         self.alone |= without_grad
         if _is_sharded(self.model):  # the weights of one unit exist while others are elsewhere
             self.alone.update(order)
@@ -77,11 +77,11 @@ class WeightPass:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._made: dict[nn.Module, tuple[Tensor | None, torch.dtype | None]] = {}
-        self.unknown: dict[nn.Module, None] = {}  # in order of execution
-        self.without_grad: set[nn.Module] = set()
+        self._made: dict[WeightFunctionMixin, tuple[Tensor | None, torch.dtype | None]] = {}
+        self.unknown: dict[WeightFunctionMixin, None] = {}  # in order of execution
+        self.without_grad: set[WeightFunctionMixin] = set()
 
-    def weight_of(self, layer: nn.Module) -> Tensor | None:
+    def weight_of(self, layer: WeightFunctionMixin) -> Tensor | None:
         """Return the layer's weight, None if the layer shall make its own."""
         if not torch.is_grad_enabled():
             self.without_grad.add(layer)
@@ -94,7 +94,7 @@ class WeightPass:
                 return None
             made = self._made[layer]
         weight, half = made
-        if half is not None and half != autocast_dtype(weight.device.type):
+        if half is not None and half != autocast_dtype(layer.weight.device.type):
             return None  # autocast has changed since the group was made
         return weight
 
@@ -102,7 +102,7 @@ class WeightPass:
         """Drop the made weights, whoever still holds the pass."""
         self._made.clear()
 
-    def _make_group(self, layer: nn.Module) -> bool:
+    def _make_group(self, layer: WeightFunctionMixin) -> bool:
         group = self._plan.groups.get(layer)
         if group is None:
             if layer not in self._plan.alone:

@@ -20,7 +20,7 @@ def standardize_by_hand(weight: torch.Tensor, eps: float) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ('groups', 'padding_mode'),
-    itertools.product([1, 2, 4], ['zeros', 'reflect', 'replicate', 'circular']),
+    [*itertools.product([1, 2, 4], ['zeros', 'reflect', 'replicate', 'circular'])],
 )
 def test_convolves_with_the_standardized_filters(groups, padding_mode):
     # Bug: eps inside the root, biased variance, statistics over the wrong axes, or the padding

@@ -11,7 +11,7 @@ from pycocotools import mask as mask_utils
 
 from mmws.config import read_config
 from mmws.data.errors import DataError
-from mmws.data.importers import import_cvat, import_labelme, import_yolo
+from mmws.data.importers import CocoBuilder, Shape, import_cvat, import_labelme, import_yolo
 from mmws.data.new_config import new_config
 from tests.helpers.formats import as_cvat, as_labelme, as_voc, as_yolo, objects_of
 
@@ -212,3 +212,18 @@ def test_an_image_of_cvat_without_a_size_is_named(tmp_path, old, new, named):
     (tmp_path / 'annotations.xml').write_text(text.replace(old, new))
     with pytest.raises(DataError, match=rf'annotations\.xml: image {named}'):
         import_cvat(tmp_path)
+
+
+@pytest.mark.parametrize('far', [1e9, 1e300, float('inf'), float('nan')])
+@pytest.mark.parametrize('box', [False, True])
+def test_an_object_that_reaches_far_out_is_left_out(far, box):
+    # Bug: pycocotools crashes the process with a segmentation fault.
+    builder = CocoBuilder(['a'])
+    image = builder.add_image('a.png', (40, 30))
+    shape = Shape(box=(1, 2, far, 4)) if box else Shape(polygon=[1, 1, far, 1, 9, 9])
+    builder.add_object(image, 'a', [shape])
+    builder.add_object(image, 'a', [shape, Shape(mask=np.ones((30, 40), bool))])
+    builder.add_object(image, 'a', [Shape(polygon=[1, 1, 8, 1, 8, 8])])
+    assert [entry['id'] for entry in builder.data()['annotations']] == [1]
+    (warning,) = builder.warnings()
+    assert warning.startswith('2 objects left out, which reach further than')

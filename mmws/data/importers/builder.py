@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_utils
 
+from ..coco_check.masks import FAR
 from ..rle import encode_masks
 
 
@@ -93,8 +94,15 @@ class CocoBuilder:
     ) -> None:
         """Add an object of one or several shapes to an image.
 
-        A box alone gets no mask. Masks are kept as RLE, polygons as polygons.
+        A box alone gets no mask. Masks are kept as RLE, polygons as polygons. An object that
+        reaches further than an image can is skipped: pycocotools, which draws it, would crash.
         """
+        numbers = [value for shape in shapes for value in shape.as_polygon() or ()]
+        if not all(-FAR < value < FAR for value in numbers):
+            self.skip(
+                f'objects left out, which reach further than {FAR:.0f} pixels', image['file_name']
+            )
+            return
         if name not in self.classes:
             self.classes.append(name)
         annotation: dict[str, Any] = {

@@ -60,14 +60,14 @@ class ExactResumeHook(Hook):
         source = str(loads_from(runner))
         check_resumable(checkpoint, source)
         optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
-        if optimizer is not None:
+        if isinstance(optimizer, torch.optim.Optimizer):
             check_optimizer(optimizer, checkpoint['optimizer'], source)
         self._state = checkpoint.get(KEY)
         if self._state is None:
             _warn(runner, 'the checkpoint was written without mmws.ExactResumeHook: the random ')
             return
         _check_state(self._state, source)
-        if optimizer is not None:
+        if isinstance(optimizer, torch.optim.Optimizer):
             before = images_per_update(self._state['run'])
             adapt_rate(runner, checkpoint, before, images_per_update(run_facts(runner)))
 

@@ -17,6 +17,8 @@ from mmws.compat import CheckpointError
 # Options that decide how an optimizer of PyTorch steps. Those that only some versions of PyTorch
 # know are set by PyTorch itself where a checkpoint lacks them.
 _OPTIONS = ('lr', 'betas', 'momentum', 'eps', 'weight_decay', 'nesterov', 'amsgrad', 'dampening')
+# These keep the same states for all of their parameters.
+_UNIFORM = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 # States that have the shape of their parameter.
 _LIKE_PARAMETER = ('exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'momentum_buffer', 'square_avg')
 
@@ -88,9 +90,11 @@ def _value_problem(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
         entry = values.get(number) if isinstance(number, int) else None
         if entry is None:
             continue  # a parameter that no step has changed yet
-        if not isinstance(entry, Mapping) or entry.keys() != (names or entry.keys()):
+        if not isinstance(entry, Mapping):
+            return f': optimizer.state.{number} in it is {_shown(entry)}, no dict'
+        names = names or set(entry)
+        if isinstance(optimizer, _UNIFORM) and entry.keys() != names:
             return f': optimizer.state.{number} in it is not like those of other parameters'
-        names = set(entry)
         for name, value in entry.items():
             where = f': optimizer.state.{number}.{name} in it is {_shown(value)}'
             if name in _LIKE_PARAMETER and value is not None:

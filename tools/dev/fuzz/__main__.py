@@ -55,6 +55,11 @@ def main() -> None:
     counts: Counter[tuple[str, str]] = Counter()
     if not args.summary:
         chosen = [kind for kind in KINDS if args.kind is None or kind.__name__ in args.kind]
+        # Imported here once, not by each of the processes that are forked.
+        import mmws.data.coco_check
+        import mmws.data.download
+        import mmws.engine  # noqa: F401
+
         if any(kind.__module__ != files.__name__ for kind in chosen):
             settings.prepare()
         for kind in chosen:

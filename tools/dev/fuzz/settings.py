@@ -220,7 +220,5 @@ def resumes(folder: Path, numbers: random.Random) -> Input:
 
 def prepare() -> None:
     """Make what the inputs of this module have in common, before processes are forked."""
-    import mmws.engine  # noqa: F401
-
     Config.fromfile(flat_config())
     _trained()

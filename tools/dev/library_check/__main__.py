@@ -17,9 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from .check import check_model
+from mmws.files import replacing
+
+from .check import check_model, one_line
 from .models import LIBRARIES, all_models
-from .report import write_page
+from .report import failure, write_page
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,7 +29,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('libraries', nargs='*', help=f'of {", ".join(LIBRARIES)} (default: all)')
     parser.add_argument('--out', default='work_dirs/library_check.jsonl', help='file of results')
     parser.add_argument('--report', metavar='FILE.md', help='write the page, and check nothing')
+    parser.add_argument('--retry', action='store_true', help='check failures again')
     parser.add_argument('--seconds', type=float, default=300, help='time limit of a model')
+    parser.add_argument('--minutes', type=float, help='start no further model after this time')
     parser.add_argument('--gigabytes', type=float, default=8, help='memory limit of a process')
     return parser.parse_args()
 
@@ -39,6 +43,11 @@ def main() -> None:
     if args.report:
         write_page(results, Path(args.report))
         return
+    if args.retry:
+        results = [result for result in results if not failure(result)]
+        with replacing(out) as draft:
+            draft.write_text(''.join(json.dumps(r) + '\n' for r in results), encoding='utf-8')
+    last_start = time.monotonic() + 60 * (float('inf') if args.minutes is None else args.minutes)
     done = {(result['library'], result['model']) for result in results}
     os.environ['HF_HUB_OFFLINE'] = '1'
     torch.set_num_threads(1)
@@ -50,11 +59,14 @@ def main() -> None:
                 print(f'{library} is left out: {error}', file=sys.stderr)
                 continue
             for name, build in models:
-                if (library, name) not in done:
-                    result = {'library': library, 'model': name}
-                    result.update(run_limited(build, args.seconds, args.gigabytes))
-                    file.write(json.dumps(result) + '\n')
-                    file.flush()
+                if (library, name) in done:
+                    continue
+                if time.monotonic() > last_start:
+                    return
+                result = {'library': library, 'model': name}
+                result.update(run_limited(build, args.seconds, args.gigabytes))
+                file.write(json.dumps(result) + '\n')
+                file.flush()
 
 
 def run_limited(build: Callable[[], nn.Module], seconds: float, gigabytes: float) -> dict[str, Any]:
@@ -91,7 +103,7 @@ def _work(sender: Connection, build: Callable[[], nn.Module], gigabytes: float) 
         for result in check_model(build):
             sender.send(result)
     except Exception as error:  # a failure of a model is a result
-        sender.send({'error': f'{type(error).__name__}: {" ".join(str(error).split())}'[:300]})
+        sender.send({'error': one_line(error)})
 
 
 if __name__ == '__main__':

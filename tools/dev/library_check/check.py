@@ -52,8 +52,23 @@ def check_model(build: Callable[[], nn.Module]) -> Iterator[dict[str, Any]]:
     yield {'stage': 'fold'}
     model.eval()
     folded = mmws.fold(model)
+    # PyTorch's GN refuses a channel of one value, which the smallest image may leave.
+    index = _first_call(folded)
     difference = _difference(_run(folded, index), _run(model, index))
     yield {'fold_equal': difference <= FOLD_TOLERANCE, 'fold_difference': difference}
+
+    yield {'stage': 'export'}
+    error = _export_error(folded, index)
+    if error is None:
+        yield {'exports': True}
+    else:
+        # Failures of the original are no failures of the conversion.
+        torch.manual_seed(0)
+        original_error = _export_error(build().eval(), index)
+        yield {
+            'exports': None if original_error else False,
+            'export_error': original_error or error,
+        }
     yield {'stage': 'done'}
 
 
@@ -76,6 +91,27 @@ def _run(model: nn.Module, index: int) -> list[Tensor]:
     with torch.no_grad():
         outputs = list(own_calls(model))[index]()
     return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+
+
+def _export_error(model: nn.Module, index: int) -> str | None:
+    """Return why ``torch.export`` cannot export a model, None if it can."""
+    inputs: list[Any] = []
+    handle = model.register_forward_pre_hook(
+        lambda module, args, kwargs: inputs.extend((args, kwargs)), with_kwargs=True
+    )
+    _run(model, index)
+    handle.remove()
+    try:
+        with torch.no_grad():
+            torch.export.export(model, *inputs[:2])
+    except Exception as error:  # the exporter passes on what a model raises
+        return one_line(error)
+    return None
+
+
+def one_line(error: BaseException) -> str:
+    """Return kind and message of an error in one line."""
+    return f'{type(error).__name__}: {" ".join(str(error).split())}'[:300]
 
 
 def _trains(model: nn.Module, index: int) -> bool | None:

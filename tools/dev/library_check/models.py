@@ -54,7 +54,7 @@ def _smp() -> Iterator[tuple[str, Build]]:
 
     for name in sorted(smp.MODEL_ARCHITECTURES_MAPPING):
         cls = smp.MODEL_ARCHITECTURES_MAPPING[name]
-        encoder = 'mit_b0' if name == 'segformer' else 'resnet18'
+        encoder = {'segformer': 'mit_b0', 'dpt': 'tu-vit_tiny_patch16_224'}.get(name, 'resnet18')
         yield name, partial(cls, encoder, encoder_weights=None)
 
 
@@ -106,9 +106,9 @@ def _monai() -> Iterator[tuple[str, Build]]:
         'SegResNet': {**image, 'norm': 'batch'},
         'DynUNet': {**image, 'kernel_size': [3] * 3, 'strides': [1, 2, 2],
                     'upsample_kernel_size': [2, 2], 'norm_name': 'batch'},
-        'VNet': image,
+        'VNet': {**image, 'in_channels': 1},
         'DenseNet121': image,
-        'EfficientNetBN': dict(model_name='efficientnet-b0', pretrained=False, **image),
+        'EfficientNetBN': dict(model_name='efficientnet-b0', pretrained=False, spatial_dims=2),
         'SENet154': dict(spatial_dims=2, in_channels=3, num_classes=2),
         'SEResNet50': dict(spatial_dims=2, in_channels=3, num_classes=2),
         'HighResNet': {**image, 'norm_type': ('batch', {'affine': True})},
@@ -136,8 +136,8 @@ def _torchaudio() -> Iterator[tuple[str, Build]]:
 
     yield 'Wav2Letter', lambda: models.Wav2Letter(num_classes=8)
     yield 'ConvTasNet', lambda: models.ConvTasNet(msk_num_layers=2, msk_num_stacks=1)
-    yield 'wav2vec2_base', lambda: models.wav2vec2_base(encoder_num_layers=2)
-    yield 'hubert_base', lambda: models.hubert_base(encoder_num_layers=2)
+    yield 'wav2vec2_base', lambda: models.wav2vec2_base()
+    yield 'hubert_base', lambda: models.hubert_base()
     yield 'HDemucs', lambda: models.hdemucs_low(sources=['a', 'b'])
 
 
@@ -150,19 +150,44 @@ def _efficientnet_pytorch() -> Iterator[tuple[str, Build]]:
 
 
 def _torchxrayvision() -> Iterator[tuple[str, Build]]:
-    """Yield the networks of torchxrayvision that need no weights."""
-    from torchxrayvision import autoencoders, models
+    """Yield the network of torchxrayvision that needs no weights."""
+    from torchxrayvision import models
 
     yield 'DenseNet', lambda: models.DenseNet(weights=None)
-    yield 'ResNetAE', lambda: autoencoders.ResNetAE(autoencoders.Bottleneck, [2, 2, 2, 2])
 
 
 def _kornia() -> Iterator[tuple[str, Build]]:
-    """Yield networks of kornia that need no weights."""
+    """Yield the local features of kornia."""
     from kornia import feature
 
     for name in ('HardNet', 'HardNet8', 'HyNet', 'TFeat', 'SOSNet', 'KeyNet'):
-        yield name, getattr(feature, name)
+        yield name, partial(getattr(feature, name), pretrained=False)
+
+
+def _openmmlab(package: str) -> Iterator[tuple[str, Build]]:
+    """Yield the model of the first config in each folder of a package of OpenMMLab."""
+    from tools.dev.zoo_check.run import zoo_configs
+
+    root = Path(importlib.import_module(package).__file__ or '').parent / '.mim' / 'configs'
+    folders: set[str] = set()
+    for name in zoo_configs(root):
+        folder = name.partition('/')[0]
+        if folder not in folders:
+            folders.add(folder)
+            yield name, partial(_build_config, package, root / name)
+
+
+def _build_config(package: str, path: Path) -> nn.Module:
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+
+    from tools.dev.zoo_check.check import tiny_config
+
+    importlib.import_module(f'{package}.utils').register_all_modules(init_default_scope=False)
+    cfg = Config.fromfile(path)
+    init_default_scope(cfg.get('default_scope') or package)
+    registry = importlib.import_module(f'{package}.registry')
+    return registry.MODELS.build(tiny_config(cfg.model))
 
 
 LIBRARIES: dict[str, Callable[[], Iterator[tuple[str, Build]]]] = {
@@ -178,4 +203,6 @@ LIBRARIES: dict[str, Callable[[], Iterator[tuple[str, Build]]]] = {
     'efficientnet_pytorch': _efficientnet_pytorch,
     'torchxrayvision': _torchxrayvision,
     'kornia': _kornia,
+    'mmpretrain': partial(_openmmlab, 'mmpretrain'),
+    'mmseg': partial(_openmmlab, 'mmseg'),
 }

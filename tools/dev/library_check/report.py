@@ -8,7 +8,10 @@ from typing import Any
 
 from .models import LIBRARIES
 
-_HEAD = '| library | models | converted | check holds | trains | folds equal | median seconds |'
+_HEAD = (
+    '| library | models | converted | check holds | trains | folds equal | exports '
+    '| median seconds |'
+)
 
 
 def write_page(results: list[dict[str, Any]], path: Path) -> None:
@@ -31,43 +34,46 @@ def write_page(results: list[dict[str, Any]], path: Path) -> None:
         '```',
         '',
         'Of the models that run as they are on the small inputs that mmws makes. "Trains" counts',
-        'those whose original trains on them. A model without a normalization has nothing to',
-        'convert, and is counted as converted. An empty cell was not run.',
+        'those whose original trains on these inputs. "Exports" counts the folded models that',
+        '`torch.export` takes, of those whose original it takes. A model without a normalization',
+        'has nothing to convert, and is counted as converted. An empty cell was not run.',
         '',
         _HEAD,
-        '| --- |' + ' ---: |' * 6,
+        '| --- |' + ' ---: |' * 7,
     ]
     lines += [_row(name, [r for r in results if r['library'] == name]) for name in libraries]
     left = [name for name in LIBRARIES if name not in libraries]
-    lines += [f'| {name} |' + ' |' * 6 for name in left]
+    lines += [f'| {name} |' + ' |' * 7 for name in left]
     lines += [_row('all', results), '', '## What failed, and what did not run', '']
-    failed = [result for result in results if _failure(result)]
+    failed = [result for result in results if failure(result)]
     lines += ['| model | stage | reason |', '| --- | --- | --- |'] if failed else ['Nothing.']
     for result in failed:
         name = f'{result["library"]}: {result["model"]}'
-        lines.append(f'| {name} | {result.get("stage", "")} | {_failure(result)} |')
+        lines.append(f'| {name} | {result.get("stage", "")} | {failure(result)} |')
     path.write_text('\n'.join([*lines, '']), encoding='utf-8')
 
 
 def _row(name: str, results: list[dict[str, Any]]) -> str:
     ran = [r for r in results if 'original_trains' in r]
     converted = [r for r in ran if 'convs' in r]
-    checked = [r for r in converted if 'holds' in r]
+    checked = [r for r in converted if r['convs']]
     trained = [r for r in converted if r.get('original_trains')]
-    folded = [r for r in converted if 'fold_equal' in r]
+    exported = [r for r in converted if r.get('exports') is not None]
     seconds = [r['seconds_to_convert'] for r in converted]
     cells = [
         str(len(ran)),
         f'{len(converted)}/{len(ran)}',
-        f'{sum(r["holds"] for r in checked)}/{len(checked)}',
+        f'{sum(r.get("holds") is True for r in checked)}/{len(checked)}',
         f'{sum(r.get("trains") is True for r in trained)}/{len(trained)}',
-        f'{sum(r["fold_equal"] for r in folded)}/{len(folded)}',
+        f'{sum(r.get("fold_equal") is True for r in converted)}/{len(converted)}',
+        f'{sum(r["exports"] for r in exported)}/{len(exported)}',
         f'{median(seconds):.2f}' if seconds else '',
     ]
     return f'| {name} | ' + ' | '.join(cells) + ' |'
 
 
-def _failure(result: dict[str, Any]) -> str:
+def failure(result: dict[str, Any]) -> str:
+    """Return why a model did not pass, an empty string if it did."""
     if 'error' in result:
         return str(result['error']).replace('|', '\\|')
     if result.get('holds') is False:
@@ -76,4 +82,6 @@ def _failure(result: dict[str, Any]) -> str:
         return f'the folded model differs by {result["fold_difference"]:.1e}'
     if result.get('original_trains') and not result.get('trains'):
         return 'does not train'
+    if result.get('exports') is False:
+        return f'torch.export: {result["export_error"]}'.replace('|', '\\|')
     return ''

@@ -34,3 +34,4 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
+default_hooks = dict(checkpoint=dict(save_best='coco/segm_mAP'))

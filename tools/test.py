@@ -8,7 +8,7 @@ def main() -> None:
     with cli.one_line_errors():
         cfg = cli.prepare_test(args)
     with cli.one_line_errors(*cli.RUN_ERRORS):
-        evaluate(cfg, out=args.out)
+        evaluate(cfg, out=args.out, console=cli.console(args))
 
 
 if __name__ == '__main__':

@@ -8,7 +8,7 @@ def main() -> None:
     with cli.one_line_errors():
         cfg = cli.prepare_train(args)
     with cli.one_line_errors(*cli.RUN_ERRORS):
-        train(cfg)
+        train(cfg, cli.console(args))
 
 
 if __name__ == '__main__':

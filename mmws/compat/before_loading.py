@@ -67,8 +67,11 @@ def _wrap(checkpoints: Any, check: _Check) -> None:
         return load(module, state_dict, *args, **kwargs)
 
     @functools.wraps(read)
-    def load_checkpoint(cls: type, filename: str, *args: Any, **kwargs: Any) -> Any:
-        checkpoint = read(cls, filename, *args, **kwargs)
+    def load_checkpoint(
+        cls: type, filename: str, map_location: Any = None, logger: Any = None
+    ) -> Any:
+        # MMEngine's runner names no logger, and its reader would print on every rank.
+        checkpoint = read(cls, filename, map_location, logger or 'current')
         if isinstance(checkpoint, Mapping):
             forget_config(checkpoint)
             remember_source(checkpoint, filename)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import ModuleType
 
 from .loading import allow_checkpoint_classes
@@ -13,8 +14,10 @@ def extend_mmengine() -> None:
     """Extend MMEngine once it is imported; calling this again changes nothing.
 
     Its configs may then inherit from ``mmws::``, PyTorch reads the classes in its checkpoints, and
-    messages of mmws go into its log. MMEngine itself is not imported.
+    messages of mmws go into its log. MMEngine itself is not imported. Its upstream distribution
+    imports pkg_resources, whose warning, several times in every process, is not shown.
     """
+    warnings.filterwarnings('ignore', 'pkg_resources is deprecated as an API')
     when_imported('mmengine.config.utils', _add_config_package)
     when_imported('mmengine.logging.history_buffer', _allow_checkpoint_classes)
     when_imported('mmengine.logging.logger', log_to_mmengine)

@@ -27,7 +27,8 @@ def count_accumulation(runner: Runner) -> None:
         base = scaled.get('base_batch_size')
         if base and scaled.get('enable'):
             scale_lr(optim_wrapper, {**scaled, 'base_batch_size': base / steps})
-        runner.logger.info(describe(runner, optim_wrapper, base if scaled.get('enable') else None))
+        lines = arithmetic(runner, optim_wrapper, base if scaled.get('enable') else None)
+        runner.logger.info('; '.join(lines))
         if steps > 1 and has_batch_norm(runner.model):
             runner.logger.warning(
                 'the model has Batch Normalization, whose statistics are those of the images of '
@@ -37,8 +38,8 @@ def count_accumulation(runner: Runner) -> None:
     runner.scale_lr = scale_and_log
 
 
-def describe(runner: Runner, optim_wrapper: Any, base: int | None) -> str:
-    """Return the images of an update, the learning rate and the lengths of schedules in updates.
+def arithmetic(runner: Runner, optim_wrapper: Any, base: int | None) -> tuple[str, str]:
+    """Return two lines: images of an update and learning rate; length of the schedule in updates.
 
     Args:
         runner: With its training loop built.
@@ -47,23 +48,25 @@ def describe(runner: Runner, optim_wrapper: Any, base: int | None) -> str:
     """
     facts = run_facts(runner, optim_wrapper)
     steps, update = facts['accumulated steps'], images_per_update(facts)
-    rate = optim_wrapper.param_groups[0]['lr'] if hasattr(optim_wrapper, 'param_groups') else None
-    text = (
+    group = optim_wrapper.param_groups[0] if hasattr(optim_wrapper, 'param_groups') else {}
+    rate = group.get('initial_lr', group.get('lr'))  # that before the warm-up lowers it
+    update_line = (
         f'{facts["images per process"]} image(s) x {facts["processes"]} process(es) x {steps} '
         f'accumulated step(s) = {update} image(s) per update'
     )
     if isinstance(rate, float):
-        text += f'; learning rate {rate:g}'
-        text += f', that of the config for {base} images x {update / base:g}' if base else ''
+        update_line += f'; learning rate {rate:g}'
+        if base:
+            update_line += f', that of the config for {base} images x {update / base:g}'
     iterations = runner.train_loop.max_iters
-    text += (
-        f'; {iterations} iterations = {iterations // steps} updates = '
+    length = (
+        f'{iterations} iterations = {iterations // steps} updates = '
         f'{iterations * update / steps / max(facts["images in the data set"], 1):.3g} epochs'
     )
     warmup = _warmup(runner.cfg.get('param_scheduler'))
     if warmup:
-        text += f'; warm-up {warmup} iterations = {warmup / steps:.3g} updates'
-    return text
+        length += f'; warm-up {warmup} iterations = {warmup / steps:.3g} updates'
+    return update_line, length
 
 
 def _warmup(schedulers: Any) -> int | None:

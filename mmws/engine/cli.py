@@ -6,11 +6,12 @@ because the same message reaches those who call its functions. The tools print t
 """
 
 import argparse
+import io
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
 from mmengine.config import Config, DictAction
@@ -20,7 +21,8 @@ from mmws.compat import CheckpointError
 from mmws.data.errors import DataError
 from mmws.hooks import RESUMABLE, DivergenceError
 
-from .distributed import LAUNCHER, join_launcher, local_rank_zero
+from .console import Console
+from .distributed import LAUNCHER, choose_threads, join_launcher, local_rank_zero
 from .run import ConfigError, prepare
 
 RUN_ERRORS = (CheckpointMismatchError, CheckpointError, ConfigError, DivergenceError, OSError)
@@ -134,6 +136,18 @@ def parse_test_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return _parse(parser, argv)
 
 
+def _restarted() -> bool:
+    return int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
+
+
+def _said_once() -> AbstractContextManager[Any]:
+    """Print nothing in processes whose launcher has made the same checks, and told the result."""
+    launched = 'RANK' in os.environ and LAUNCHER in os.environ
+    if launched and not (_restarted() and local_rank_zero()):
+        return redirect_stdout(io.StringIO())
+    return nullcontext()
+
+
 def prepare_train(args: argparse.Namespace) -> Config:
     """Check a training run and make its config; see :func:`mmws.engine.prepare`."""
     if args.max_skipped < 0 or args.max_restarts < 0:
@@ -141,20 +155,22 @@ def prepare_train(args: argparse.Namespace) -> Config:
     if args.max_restarts and 'RANK' not in os.environ and LAUNCHER not in os.environ:
         raise ValueError('--max-restarts needs tools/dist_train.sh, which starts the processes')
     join_launcher()
-    if int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0:
+    choose_threads()
+    if _restarted():
         args.resume = 'auto'
-    return prepare(
-        args.config,
-        work_dir=args.work_dir,
-        amp=args.amp,
-        auto_scale_lr=args.auto_scale_lr,
-        resume=args.resume,
-        cfg_options=args.cfg_options,
-        launcher=args.launcher,
-        stop_after=args.stop_after,
-        max_skipped=args.max_skipped,
-        val_loss=args.val_loss,
-    )
+    with _said_once():
+        return prepare(
+            args.config,
+            work_dir=args.work_dir,
+            amp=args.amp,
+            auto_scale_lr=args.auto_scale_lr,
+            resume=args.resume,
+            cfg_options=args.cfg_options,
+            launcher=args.launcher,
+            stop_after=args.stop_after,
+            max_skipped=args.max_skipped,
+            val_loss=args.val_loss,
+        )
 
 
 def prepare_test(args: argparse.Namespace) -> Config:
@@ -164,19 +180,25 @@ def prepare_test(args: argparse.Namespace) -> Config:
         raise ValueError(f'--out {args.out}: predictions are dumped as a pickle, name it *.pkl')
     if args.out is not None:
         os.makedirs(os.path.dirname(args.out) or '.', exist_ok=True)
-    cfg = prepare(
-        args.config,
-        checkpoint=args.checkpoint,
-        work_dir=args.work_dir,
-        cfg_options=args.cfg_options,
-        launcher=args.launcher,
-        tta=args.tta,
-    )
+    with _said_once():
+        cfg = prepare(
+            args.config,
+            checkpoint=args.checkpoint,
+            work_dir=args.work_dir,
+            cfg_options=args.cfg_options,
+            launcher=args.launcher,
+            tta=args.tta,
+        )
     if args.show or args.show_dir:
         from mmdet.engine.hooks.utils import trigger_visualization_hook
 
         cfg = trigger_visualization_hook(cfg, args)
     return cfg
+
+
+def console(args: argparse.Namespace) -> Console | None:
+    """Return what the terminal shows of a run; ``None`` with ``--verbose``, for the whole log."""
+    return None if args.verbose else Console(args.config, changed=bool(args.cfg_options))
 
 
 class _Options(DictAction):
@@ -213,6 +235,9 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_common_options(parser: argparse.ArgumentParser) -> None:
     add_cfg_options(parser)
+    parser.add_argument(
+        '--verbose', action='store_true', help="show MMEngine's whole log, not only its file"
+    )
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],

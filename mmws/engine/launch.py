@@ -18,7 +18,13 @@ from torch.distributed.run import main as torchrun
 from mmws.hooks.stop import STATUS_FILE
 
 from . import cli
-from .distributed import DEFAULT_PORT, LAUNCHER, check_process_count, choose_port
+from .distributed import (
+    DEFAULT_PORT,
+    LAUNCHER,
+    check_process_count,
+    choose_port,
+    choose_threads,
+)
 
 _LIMITS = {'PORT': 65535}
 _CHECKS = {
@@ -79,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('arguments', nargs=argparse.REMAINDER)
     args = parser.parse_args(argv)
     os.environ[LAUNCHER] = str(os.getpid())
+    choose_threads()
     with cli.one_line_errors():
         if not args.num_processes.isdecimal() or len(args.num_processes) > 6:
             raise ValueError(

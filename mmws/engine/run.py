@@ -4,7 +4,7 @@ import functools
 import logging
 import os
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from mmws.hooks.divergence import DivergenceError
 from mmws.hooks.stop import StopHook, parse_duration
 
 from .batch_arithmetic import count_accumulation
+from .console import Console
 from .distributed import check_launcher, finish_distributed, prepare_distributed
 from .tta import enable_tta
 
@@ -165,11 +166,15 @@ def _pretrained_files(model: Any) -> 'Iterator[Path]':
             yield Path(name).expanduser()
 
 
-def train(cfg: Config) -> Any:
+def train(cfg: Config, console: Console | None = None) -> Any:
     """Train as ``cfg`` says; return the trained model without its wrapper for parallel training.
 
     The hooks of :data:`TRAINING_HOOKS` are added where the config has them not, and
     ``CheckpointHook`` becomes :class:`mmws.hooks.DurableCheckpointHook`.
+
+    Args:
+        cfg: From :func:`prepare`.
+        console: What the terminal shows; ``None`` for MMEngine's whole log.
 
     Raises:
         CheckpointMismatchError: if pretrained weights, or the checkpoint to resume from, were
@@ -181,7 +186,7 @@ def train(cfg: Config) -> Any:
         SystemExit: if a signal or the end of a time has stopped the training, when it is saved.
     """
     _add_hooks(cfg)
-    runner = _build_runner(cfg)
+    runner = _build_runner(cfg, console, ('train_loop', 'val_loop'))
     count_accumulation(runner)
     # The wrapper for parallel training must not outlive the process group.
     try:
@@ -189,6 +194,8 @@ def train(cfg: Config) -> Any:
             model = unwrap(runner.train())
     finally:
         _release_signals(runner)
+        if console is not None:
+            console.detach()
     del runner
     finish_distributed()
     return model
@@ -240,12 +247,15 @@ def _add_hooks(cfg: Config, stop_after: str | None = None, max_skipped: int = 0)
         checkpoint['type'] = 'mmws.DurableCheckpointHook'
 
 
-def evaluate(cfg: Config, out: StrPath | None = None) -> 'dict[str, float]':
+def evaluate(
+    cfg: Config, out: StrPath | None = None, console: Console | None = None
+) -> 'dict[str, float]':
     """Evaluate the checkpoint ``cfg.load_from`` on the test split.
 
     Args:
         cfg: From :func:`prepare` with a checkpoint.
         out: Write the raw predictions to this ``.pkl`` file as well.
+        console: What the terminal shows; ``None`` for MMEngine's whole log.
 
     Returns:
         The metrics, e.g. ``{'coco/bbox_mAP': 0.4, ...}``.
@@ -255,7 +265,7 @@ def evaluate(cfg: Config, out: StrPath | None = None) -> 'dict[str, float]':
             layers than the model's.
     """
     cfg.custom_hooks = _with_hooks(cfg, EVALUATION_HOOKS)
-    runner = _build_runner(cfg)
+    runner = _build_runner(cfg, console, ('test_loop',))
     if '://' not in cfg.load_from:
         model, trained = unwrap(runner.model), Checkpoint.read(cfg.load_from)
         check_weights(model, trained.weights)
@@ -267,8 +277,12 @@ def evaluate(cfg: Config, out: StrPath | None = None) -> 'dict[str, float]':
         from mmdet.evaluation import DumpDetResults
 
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=str(out)))
-    with _building(runner):
-        metrics = runner.test()
+    try:
+        with _building(runner):
+            metrics = runner.test()
+    finally:
+        if console is not None:
+            console.detach()
     del runner
     finish_distributed()
     return metrics
@@ -281,13 +295,19 @@ class ConfigError(ValueError):
 _OWN_ERRORS = (CheckpointError, CheckpointMismatchError, DivergenceError, ConfigError)
 
 
-def _build_runner(cfg: Config) -> Runner:
+def _build_runner(cfg: Config, console: Console | None, loops: Sequence[str]) -> Runner:
     from mmdet.utils import setup_cache_size_limit_of_dynamo
 
     setup_cache_size_limit_of_dynamo()
     prepare_distributed(cfg)
     try:
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        if console is None:
+            runner = _runner_of(cfg)
+        else:
+            with console.starting(lambda: _runner_of(cfg)) as runner:
+                # The runner would build its data later, and pycocotools prints its progress.
+                for name in loops:
+                    getattr(runner, name)
     except _BUILD_ERRORS as error:
         raise _config_error(error) from error
     vars(runner)['load_or_resume'] = functools.partial(_load, runner)
@@ -349,6 +369,10 @@ def _load(runner: Runner) -> None:
         raise CheckpointError(
             f'checkpoint {loads_from(runner)} cannot be loaded: {reason}'
         ) from error
+
+
+def _runner_of(cfg: Config) -> Runner:
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 def _raised_in(error: Exception, package: str) -> bool:

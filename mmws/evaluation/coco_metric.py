@@ -6,9 +6,9 @@ import contextlib
 import io
 import os
 import tempfile
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from mmdet.datasets.api_wrappers import COCO
@@ -30,6 +30,14 @@ ITEMS = (
 )  # fmt: skip
 
 
+class ClassScore(NamedTuple):
+    """How well a class was found: objects without crowds, and mAP by ``'bbox'``, ``'segm'``."""
+
+    name: str
+    objects: int
+    mean_ap: dict[str, float]
+
+
 @METRICS.register_module()
 class CocoMetric(MMDetCocoMetric):
     """COCO box and mask AP, with the arguments and the numbers of ``mmdet.CocoMetric``.
@@ -44,11 +52,16 @@ class CocoMetric(MMDetCocoMetric):
         **kwargs: Arguments of ``mmdet.CocoMetric``: ``ann_file``, ``metric=['bbox', 'segm']``,
             ``classwise=True`` for a table of the classes, ...
 
+    Attributes:
+        by_class: Of the last evaluation, a row for each class: its name, its number of objects,
+            and its mAP by IoU type, NaN for a class without objects.
+
     Raises:
         ImportError: if ``pr_curves`` is given and matplotlib is missing.
         ValueError: if the suffix of ``pr_curves`` is that of no picture format.
     """
 
+    by_class: Sequence[ClassScore] = ()
     _coco_api: Any  # MMDetection's COCO; None until annotations without a file are converted.
     cat_ids: Any  # Ids of the classes; None until the first evaluation.
 
@@ -83,6 +96,7 @@ class CocoMetric(MMDetCocoMetric):
             )
             for iou_type in self.metrics
         }
+        self.by_class = self._scores_by_class(evaluations, img_ids)
         metrics: dict[str, float] = OrderedDict()
         for iou_type, evaluation in evaluations.items():
             if self.classwise:
@@ -140,6 +154,27 @@ class CocoMetric(MMDetCocoMetric):
             if item not in ITEMS:
                 raise KeyError(f'metric_items: {item!r} is none of {", ".join(ITEMS)}')
         return {f'{iou_type}_{item}': round(float(stats[ITEMS.index(item)]), 3) for item in items}
+
+    def _scores_by_class(
+        self, evaluations: Mapping[str, CocoResult], img_ids: list[Any] | None
+    ) -> list[ClassScore]:
+        annotations = self._coco_api.dataset['annotations']
+        seen = None if img_ids is None else {*img_ids}
+        objects = Counter(
+            a['category_id']
+            for a in annotations
+            if not a.get('iscrowd') and (seen is None or a['image_id'] in seen)
+        )
+        rows = []
+        for category in self._coco_api.load_cats(self.cat_ids):
+            mean_ap = {
+                iou_type: mean_precision(
+                    result.precision[:, :, result.cat_ids.index(category['id']), 0, -1]
+                )
+                for iou_type, result in evaluations.items()
+            }
+            rows.append(ClassScore(category['name'], objects[category['id']], mean_ap))
+        return rows
 
     def _classwise(self, iou_type: str, evaluation: CocoResult) -> dict[str, float]:
         """Log a table with a row for each class; return the AP of each class by name."""

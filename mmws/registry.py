@@ -47,21 +47,34 @@ class NameTable:
 MODELS: Any
 HOOKS: Any
 METRICS: Any
+TRANSFORMS: Any
 if is_installed('mmengine'):
     from mmengine.registry import HOOKS as MMENGINE_HOOKS
     from mmengine.registry import METRICS as MMENGINE_METRICS
     from mmengine.registry import MODELS as MMENGINE_MODELS
+    from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
     from mmengine.registry import Registry
 
     MODELS = Registry(
         'model',
         parent=MMENGINE_MODELS,
         scope='mmws',
-        locations=['mmws.backbones', 'mmws.layers', 'mmws.surgery.converted'],
+        locations=[
+            'mmws.backbones',
+            'mmws.layers',
+            'mmws.surgery.converted',
+            'mmws.data.raw_pipeline',
+        ],
     )
     HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmws', locations=['mmws.hooks'])
     METRICS = Registry(
         'metric', parent=MMENGINE_METRICS, scope='mmws', locations=['mmws.evaluation']
     )
+    TRANSFORMS = Registry(
+        'transform',
+        parent=MMENGINE_TRANSFORMS,
+        scope='mmws',
+        locations=['mmws.data.raw_pipeline'],
+    )
 else:
-    MODELS, HOOKS, METRICS = NameTable('mmws'), NameTable('mmws'), NameTable('mmws')
+    MODELS, HOOKS, METRICS, TRANSFORMS = (NameTable('mmws') for _ in range(4))

@@ -76,6 +76,12 @@ def parse_args() -> argparse.Namespace:
         '--check-images', action='store_true', help='decode all images (default: a sample of 200)'
     )
     checks.add_argument(
+        '--raw-images',
+        action='store_true',
+        help='read images with all of their bits and channels, as many as the files have; mean and '
+        'standard deviation are measured (default: 8 bits of red, green and blue)',
+    )
+    checks.add_argument(
         '--keep-empty', action='store_true', help='train on images without objects too'
     )
     model = parser.add_argument_group('model and training')

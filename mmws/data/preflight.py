@@ -14,6 +14,7 @@ from mmws.config.tree import datasets, dotted, kind, walk
 from .coco_check.cache import cached_check
 from .download import download_hint
 from .errors import DataError
+from .raw_images import reads_raw
 from .voc import conversion_hint
 
 # Data sets whose images are `data_prefix['img']` joined with `file_name` of the annotation file,
@@ -168,6 +169,7 @@ def _annotation_problems(
         os.path.abspath(paths.get('data_prefix.img') or '.'),
         masks=reads_masks if trains else 'segm' in scored,
         split=split,
+        raw=reads_raw(dataset.get('pipeline') or ()),
     )
     for problem in report.problems:
         if problem.severity == 'error' or (not trains and problem.kind in FATAL_IN_EVALUATION):

@@ -190,8 +190,9 @@ def tiny_batch(model: dict, size: int, training: bool = False) -> dict:
             'data_samples': [_reid_sample(identity, height, width) for identity in (0, 0, 1, 1)],
         }
     images = 2 if training or not _predicts_single_images(model) else 1
+    channels = (model.get('backbone') or {}).get('in_channels', 3)
     batch = {
-        'inputs': list(_random_images(generator, images, 3, size, size)),
+        'inputs': list(_random_images(generator, images, channels, size, size)),
         'data_samples': [_sample(model, size) for _ in range(images)],
     }
     if kind(preprocessor) == 'MultiBranchDataPreprocessor' and training:

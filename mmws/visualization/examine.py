@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from mmws.checkpoints import Checkpoint
 from mmws.checkpoints.classes import map_predictions
+from mmws.data.raw_images import reads_raw, viewable
 
 from .drawing import SCORE_THRESHOLD, Painter, make_visualizer
 from .predict import load_detector
@@ -99,8 +100,13 @@ def predicted_samples(
         (s for s in get_test_pipeline_cfg(config) if 'LoadAnnotations' in str(s['type'])),
         dict(type='LoadAnnotations', with_bbox=True),
     )
+    raw = reads_raw(get_test_pipeline_cfg(config))
     load = Compose(
-        [dict(type='LoadImageFromFile'), annotations, dict(type='PackDetInputs', meta_keys=())]
+        [
+            dict(type='mmws.LoadRawImage' if raw else 'LoadImageFromFile'),
+            annotations,
+            dict(type='PackDetInputs', meta_keys=()),
+        ]
     )
     # Ground truth is numbered by the data set, whatever the checkpoint says.
     map_predictions(detector.model, Checkpoint.read(checkpoint), dataset.metainfo['classes'])
@@ -115,7 +121,7 @@ def predicted_samples(
         image = loaded['inputs'].permute(1, 2, 0).numpy()
         predicted = detector([image], return_datasamples=True)['predictions'][0]
         sample.pred_instances = predicted.pred_instances
-        yield index, path, image, sample, painter
+        yield index, path, viewable(image) if raw else image, sample, painter
 
 
 def examine(config: Config, checkpoint: str | Path, limit: int = 100) -> Examination:

@@ -20,6 +20,7 @@ from mmws.checkpoints import Checkpoint, check_weights
 from mmws.checkpoints.classes import require_weights
 from mmws.config import load_config
 from mmws.data.preflight import head_classes
+from mmws.data.raw_images import decode_raw, reads_raw, viewable
 from mmws.files import replacing
 from mmws.training_step import hold_weights
 
@@ -125,7 +126,15 @@ def load_detector(
     # The inferencer wants a plain data set, and any visualizer.
     cfg.test_dataloader.dataset = dataset
     cfg.visualizer = dict(type='DetLocalVisualizer')
+    raw = reads_raw(dataset.get('pipeline') or ())
+    if raw:
+        # The inferencer puts a loader of arrays here, whatever bits and channels they have.
+        dataset.pipeline = [
+            dict(type='LoadImageFromFile') if reads_raw([step]) else step
+            for step in dataset.pipeline
+        ]
     detector = DetInferencer(cfg, str(checkpoint), device=device, show_progress=False)
+    detector.reads_raw = raw
     check_weights(detector.model, trained.weights)
     require_weights(detector.model, trained)
     hold_weights(detector.model)  # the detector predicts, and is not trained
@@ -202,21 +211,27 @@ def predict(
     out_dir = Path(out_dir)
     targets = _targets(inputs, out_dir / 'pictures')
     results = _CocoResults(detector)
+    raw = getattr(detector, 'reads_raw', False)
+    read = _read_raw if raw else _read
     failed = []
 
     def predict_one(image: np.ndarray, path: Path, **extra: Any) -> np.ndarray:
-        """Return the drawn image; both are BGR."""
+        """Return the drawn image, BGR."""
         sample = detector([image], return_datasamples=True)['predictions'][0]
         sample.pop('gt_instances', None)  # packed by the pipeline, empty
         results.add(sample, image.shape[:2], path, **extra)
-        return draw(detector.visualizer, image[..., ::-1], sample, score_threshold)[..., ::-1]
+        shown = viewable(image) if raw else image
+        return draw(detector.visualizer, shown[..., ::-1], sample, score_threshold)[..., ::-1]
 
     try:
         with tqdm(inputs, unit='file', desc='predict', disable=None) as progress:
             for path in progress:
                 is_video = path.suffix.lower() in VIDEO_SUFFIXES
                 try:
-                    (_draw_video if is_video else _draw_image)(path, targets[path], predict_one)
+                    if is_video:
+                        _draw_video(path, targets[path], predict_one)
+                    else:
+                        _draw_image(path, targets[path], predict_one, read)
                 except _UnreadableError as error:
                     failed.append(path)
                     progress.write(f'error: {error}', file=sys.stderr)
@@ -249,13 +264,32 @@ class _UnreadableError(Exception):
     """An input cannot be read; the others go on."""
 
 
-def _draw_image(path: Path, target: Path, predict_one: 'Callable[..., np.ndarray]') -> None:
+def _read(path: Path) -> Optional[np.ndarray]:
+    """Return an image, BGR, uint8, (H, W, 3); ``None`` if it cannot be decoded."""
     try:
-        image = mmcv.imread(str(path))
+        return mmcv.imread(str(path))
+    except cv2.error:  # an empty file
+        return None
+
+
+def _read_raw(path: Path) -> Optional[np.ndarray]:
+    """Return an image with all its bits and channels, float32, (H, W, C); ``None`` as above."""
+    try:
+        return decode_raw(path.read_bytes()).astype(np.float32)
+    except ValueError:
+        return None
+
+
+def _draw_image(
+    path: Path,
+    target: Path,
+    predict_one: 'Callable[..., np.ndarray]',
+    read: 'Callable[[Path], Optional[np.ndarray]]',
+) -> None:
+    try:
+        image = read(path)
     except OSError as error:
         raise _UnreadableError(f'{path} cannot be read: {error.strerror or error}') from error
-    except cv2.error:  # an empty file
-        image = None
     if image is None:
         raise _UnreadableError(f'{path} cannot be read: it is no image, or damaged')
     drawn = predict_one(image, path)

@@ -148,7 +148,7 @@ def _check_split(cfg, split, metric):
     assert dataset.get('test_mode', False) == (split != 'train')
     if split != 'train':
         evaluator = cfg[f'{split}_evaluator']
-        assert evaluator.type == 'CocoMetric'
+        assert evaluator.type == 'mmws.CocoMetric'
         assert evaluator.ann_file == os.path.join(dataset.data_root, dataset.ann_file)
         assert list(evaluator.metric) == metric
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmws.layers import GroupNorm, WeightFunctionMixin
 
+from ..input_channels import adapt_input_channels
 from ..metadata import META_KEY
 from .image_normalization import check_image_normalization, differing_normalization
 from .keys import Keys, check_keys, check_overlap
@@ -39,12 +40,15 @@ def guard_loading(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
     """Run :func:`check_weights` and log its warnings, for loads that concern mmws.
 
     A load concerns mmws if the model has layers of mmws, or if the checkpoint is known to mmws by
-    its metadata or its name. All other loads pass unchecked.
+    its metadata or its name. All other loads pass unchecked. Filters over three channels are fitted
+    to a model of another number (:func:`adapt_input_channels`).
 
     Raises:
         CheckpointMismatchError: if model and weights do not fit.
     """
     model = unwrap(model)
+    if isinstance(state_dict, MutableMapping):
+        adapt_input_channels(model, state_dict)
     has_own_layers = any(isinstance(m, (WeightFunctionMixin, GroupNorm)) for m in model.modules())
     origins = list(origins_of(state_dict))
     if has_own_layers or any(origin.known for origin in origins):

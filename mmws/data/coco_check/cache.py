@@ -16,7 +16,7 @@ from .images import check_files
 from .pixels import ImageState, check_pixels
 from .report import CocoReport, Problem
 
-VERSION = 1  # of the checks; raise it with every change of what they find or say
+VERSION = 2  # of the checks; raise it with every change of what they find or say
 _KEPT = 64  # files in the folder; the ones used longest ago are removed
 
 _BLOCK = 1 << 22  # bytes
@@ -28,12 +28,14 @@ def cached_check(
     masks: bool = True,
     split: str = 'train',
     every_image: bool = False,
+    raw: bool = False,
 ) -> CocoReport:
     """Do what :func:`mmws.data.coco_check.check_coco` does, but look at the same content once.
 
     What was found is kept in ``~/.cache/mmws/checks``, or under ``$XDG_CACHE_HOME`` or
     ``$MMWS_CACHE_DIR``: of annotations by a hash of their file, of images by path, size and time of
-    change. Whether the image files are there is looked up each time.
+    change. Whether the image files are there is looked up each time. ``raw`` is for images that are
+    read with all bits and channels (:mod:`mmws.data.raw_images`).
     """
     path = Path(json_path)
     store = _store(path, masks)
@@ -44,7 +46,7 @@ def cached_check(
     if report.file_names:
         check_files(report, img_dir, split)
         if report.img_dir is not None:
-            found = check_pixels(report, every_image, states)
+            found = check_pixels(report, every_image, states, raw)
     if store and (kept is None or not found.keys() <= states.keys()):
         _write(store, entries, {**states, **found})
     return report

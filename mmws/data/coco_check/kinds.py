@@ -130,7 +130,12 @@ KINDS: dict[str, Kind] = {
     'deep_images': Kind(
         'warning',
         'image files have 16 bits, of which reading keeps the upper 8',
-        'an image whose values stay low trains nearly black: scale the values to 8 bits first',
+        'an image whose values stay low trains nearly black: `raw_images=True` keeps all bits',
+    ),
+    'rich_images': Kind(
+        'warning',
+        'TIFF files have more channels than the three, or the first page, that reading keeps',
+        '`raw_images=True` reads them all',
     ),
     'no_iscrowd': Kind(
         'warning',

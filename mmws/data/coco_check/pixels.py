@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ..raw_images import decode_raw, is_tiff
 from .report import CocoReport
 
 SAMPLE = 200  # images, spread over the file; decoding all of COCO takes minutes
@@ -29,6 +30,7 @@ class ImageState(NamedTuple):
         depth: Bits of each channel in the file.
         brightest: Largest value, for an image of more than 8 bits.
         error: Why it cannot be read.
+        channels: Channels of a TIFF that has more than reading keeps, as samples or as pages.
     """
 
     size: tuple[int, int] = (0, 0)
@@ -36,12 +38,14 @@ class ImageState(NamedTuple):
     depth: int = 8
     brightest: int = 0
     error: str = ''
+    channels: int = 0
 
 
 def check_pixels(
     report: CocoReport,
     every: bool = False,
     known: dict[str, ImageState] | None = None,
+    raw: bool = False,
 ) -> dict[str, ImageState]:
     """Decode a sample of the images and report those that training cannot read as written.
 
@@ -49,6 +53,7 @@ def check_pixels(
         report: With ``img_dir``, ``file_names`` and ``sizes``; gets the problems.
         every: Decode all images, with a progress bar.
         known: What was found before; used for files that have not changed since.
+        raw: Decode with all bits and channels, as :func:`mmws.data.raw_images.decode_raw` does.
 
     Returns:
         What was found, by path, size and time of change of the file.
@@ -56,8 +61,9 @@ def check_pixels(
     step = 1 if every else max(1, len(report.file_names) // SAMPLE)
     chosen = list(zip(report.file_names, report.sizes))[::step]
     folder = report.img_dir or ''
-    found = _decode_all([os.path.join(folder, name) for name, _ in chosen], known or {}, every)
-    bad, odd, turned, deep = [], [], [], []
+    paths = [os.path.join(folder, name) for name, _ in chosen]
+    found = _decode_all(paths, known or {}, every, raw)
+    bad, odd, turned, deep, rich = [], [], [], [], []
     for (name, size), (_, state) in zip(chosen, found):
         if state is None:
             continue  # missing, which is reported already
@@ -71,22 +77,26 @@ def check_pixels(
             turned.append(f'{name}, orientation {state.orientation}')
         if state.depth > 8:
             deep.append(f'{name}, values to {state.brightest}')
+        if state.channels:
+            rich.append(f'{name}, {state.channels} channels')
     of = '' if every else 'of a sample, '
     report.add('bad_images', bad, f'{of}in {folder}: ')
     report.add('image_sizes', odd, f'{of}e.g. ' if every else 'of a sample: ')
     report.add('turned_images', turned, 'of a sample: ')
     report.add('deep_images', deep, 'of a sample: ')
+    report.add('rich_images', rich, 'of a sample: ')
     return {key: state for key, state in found if state is not None}
 
 
 def _decode_all(
-    paths: Sequence[str], known: dict[str, ImageState], show: bool
+    paths: Sequence[str], known: dict[str, ImageState], show: bool, raw: bool
 ) -> list[tuple[str, ImageState | None]]:
-    keys = [_key(path) for path in paths]
+    keys = [_key(path, raw) for path in paths]
+    read = decode_raw_image if raw else decode_image
 
     def decode(item: tuple[str, str]) -> ImageState | None:
         path, key = item
-        return (known.get(key) or decode_image(path)) if key else None
+        return (known.get(key) or read(path)) if key else None
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         states = pool.map(decode, zip(paths, keys))
@@ -96,13 +106,14 @@ def _decode_all(
         return list(zip(keys, bar))
 
 
-def _key(path: str) -> str:
+def _key(path: str, raw: bool) -> str:
     """Return what changes whenever the file does; ``''`` for a file that is not there."""
     try:
         stat = os.stat(path)
     except (OSError, ValueError):
         return ''
-    return f'{os.path.abspath(path)}|{stat.st_size}|{stat.st_mtime_ns}'
+    how = '|raw' if raw else ''
+    return f'{os.path.abspath(path)}|{stat.st_size}|{stat.st_mtime_ns}{how}'
 
 
 def decode_image(path: str | Path) -> ImageState:
@@ -140,7 +151,33 @@ def decode_image(path: str | Path) -> ImageState:
         orientation=orientation if 1 <= orientation <= 8 else 1,
         depth=depth,
         brightest=int(unchanged.max()) if depth > 8 else 0,
+        channels=_left_out(content),
     )
+
+
+def _left_out(content: bytes) -> int:
+    """Return the number of channels of a TIFF with more than three, or several pages; 0 for others.
+
+    The fourth channel of other formats is transparency.
+    """
+    if not is_tiff(content):
+        return 0
+    try:
+        channels = decode_raw(content).shape[2]
+    except ValueError:
+        return 0
+    return channels if channels not in (1, 3) else 0
+
+
+def decode_raw_image(path: str | Path) -> ImageState:
+    """Decode an image with all of its bits and channels, as ``mmws.LoadRawImage`` does."""
+    try:
+        pixels = decode_raw(Path(path).read_bytes())
+    except OSError as error:
+        return ImageState(error=error.strerror or str(error))
+    except ValueError as error:
+        return ImageState(error=str(error))
+    return ImageState(size=(pixels.shape[1], pixels.shape[0]))
 
 
 def read_image_size(path: str | Path) -> tuple[int, int]:

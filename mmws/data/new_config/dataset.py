@@ -148,10 +148,13 @@ def evaluator_override(evaluator: Any, ann_file: Code, masks: bool) -> dict:
     if coco_prefix(evaluator) is not None:
         metrics = as_list(evaluator.get('metric') or 'bbox')
         kept = [metric for metric in metrics if masks or metric != 'segm']
-        changed = {} if kept == metrics else {'metric': kept or ['bbox']}
+        changed: dict[str, Any] = {} if kept == metrics else {'metric': kept or ['bbox']}
+        if evaluator['type'] in ('CocoMetric', 'mmdet.CocoMetric'):
+            # MMDetection's has no value where nothing is detected, and `save_best` needs one.
+            changed['type'] = 'mmws.CocoMetric'
         return {'ann_file': ann_file, **changed}
     metric = ['bbox', 'segm'] if masks else ['bbox']
-    return {'_delete_': True, 'type': 'CocoMetric', 'metric': metric, 'ann_file': ann_file}
+    return {'_delete_': True, 'type': 'mmws.CocoMetric', 'metric': metric, 'ann_file': ann_file}
 
 
 def _data_paths(train: CocoReport, val: CocoReport | None) -> tuple[str, list[str]]:

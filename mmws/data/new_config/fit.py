@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,9 +92,14 @@ def _pipeline(cfg: dict[str, Any], split: str) -> list:
 
 def _change(fit: Fit, step: str, **settings: Any) -> None:
     """Put new settings of a transform into the pipelines of all splits that have it."""
+    change_step(fit, step, lambda value: {**value, **settings})
+
+
+def change_step(fit: Fit, step: str, new_step: Callable[[dict], dict]) -> None:
+    """Replace a transform in the pipelines of all splits that have it."""
 
     def change(_: Any, value: Any) -> Any:
-        return {**value, **settings} if kind(value) == step else value
+        return new_step(value) if kind(value) == step else value
 
     for split in ('train', 'val'):
         old = fit.pipelines.get(split) or _pipeline(fit.cfg, split)

@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from mmws.config.code import base_path, write_config
@@ -17,6 +18,7 @@ from ..voc import has_masks
 from .base import choose_base, load_base, reads_masks
 from .comparison import class_errors, comparison_warnings, rle_errors, sort_problems
 from .fit import Fit, fit_to_data
+from .raw import read_raw
 from .sources import Options, Source, find_source, from_voc, made_readable, mended, split_file
 from .start import find_start
 from .text import command_line, config_text
@@ -88,6 +90,7 @@ def new_config(
     fix: bool = False,
     keep_empty: bool = False,
     check_images: bool = False,
+    raw_images: bool = False,
 ) -> NewConfig:
     """Check a data set and write the config that trains on it.
 
@@ -125,6 +128,7 @@ def new_config(
         fix: Correct what can be corrected, in new files; see :func:`mmws.data.mend.mend_coco`.
         keep_empty: Train on images without objects too.
         check_images: Decode all images instead of a sample.
+        raw_images: Read images with all of their bits and channels, as many as the files have.
 
     Raises:
         FileNotFoundError: if the base config or the data are missing.
@@ -156,6 +160,7 @@ def new_config(
             'from': start,
             'fix': fix or None,
             'keep-empty': keep_empty or None,
+            'raw-images': raw_images or None,
             'base': base,
             'images-per-gpu': images_per_gpu,
             'out': out,
@@ -186,16 +191,19 @@ def new_config(
     if fix:
         mended(source, masks, options)
 
-    train = cached_check(source.train, source.dirs[0], masks, 'train', check_images)
+    look = partial(cached_check, masks=masks, every_image=check_images, raw=raw_images)
+    train = look(source.train, source.dirs[0], split='train')
     val = None
     if source.val is not None:
-        val = cached_check(source.val, source.dirs[-1], masks, 'val', check_images)
+        val = look(source.val, source.dirs[-1], split='val')
     errors, odd = sort_problems(train, val)
     errors += class_errors(train, val) + rle_errors(cfg, train)
     if errors:
         raise DataError(errors if fix else _with_hint(errors, train, val))
     begin = find_start(cfg, start, len(train.classes))
     fit = Fit(cfg) if given else fit_to_data(cfg, train, begin.load_from is None)
+    if raw_images:
+        read_raw(fit, train)
     warnings = source.warnings + odd + comparison_warnings(train, val)
     text, length = config_text(
         fit, base_path(base, out), command, train, val, masks, images_per_gpu, epochs, iters,

@@ -41,6 +41,10 @@ img { max-width: 100%; height: auto; border-radius: 6px; display: block; }
 .curves { background: #fff; padding: .5rem; border-radius: 6px; }
 figure { margin: 1rem 0 1.5rem; }
 figcaption { padding: .3rem 0; overflow-wrap: anywhere; }
+/* A phone would shrink the letters in pictures below what can be read: they scroll there. */
+@media (max-width: 48rem) {
+  .pictures { overflow-x: auto; }
+  .pictures img { width: 48rem; max-width: none; } }
 pre { background: var(--soft); padding: .7rem; border-radius: 6px; overflow-x: auto; }
 """
 
@@ -74,8 +78,8 @@ def write_page(
         '<h2>Metrics</h2>',
         _markdown_tables(tables),
         '<h2>Curves</h2>',
-        f'<img class="curves" alt="loss, learning rate and mAP by iteration" '
-        f'src="{_data_url(curves)}">',
+        '<div class="pictures"><img class="curves" alt="loss, learning rate and mAP by iteration" '
+        f'src="{_data_url(curves)}"></div>',
     ]
     if examination is not None and examination.images:
         parts += [_class_table(examination), _confusion(examination)]
@@ -83,7 +87,8 @@ def write_page(
         parts.append('<h2>Worst and best images</h2>')
         parts += [
             f'<figure><figcaption>{escape(caption)}</figcaption>'
-            f'<img loading="lazy" alt="{escape(caption)}" src="{url}"></figure>'
+            f'<div class="pictures"><img loading="lazy" alt="{escape(caption)}" src="{url}"></div>'
+            '</figure>'
             for caption, url in pictures
         ]
     parts.append('</body></html>')

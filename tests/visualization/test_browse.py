@@ -10,7 +10,7 @@ from PIL import Image
 
 from mmws.config import load_config
 from mmws.data.errors import DataError
-from mmws.visualization.browse import browse
+from mmws.visualization.browse import _Sheet, browse
 
 pytest.importorskip('mmdet.datasets', exc_type=ImportError)
 pytest.importorskip('sklearn')
@@ -139,3 +139,29 @@ def test_tool(data, tmp_path, monkeypatch, capsys):
     call_tool('browse.py', *arguments)
     assert f'wrote {tmp_path}/some/sheet.jpg: 1 training samples' in capsys.readouterr().out
     assert (tmp_path / 'some' / 'sheet.jpg').is_file()
+
+
+def sheet_of(shapes: list[tuple[int, int]], small: float) -> tuple[int, int]:
+    """Return the size of a sheet of pictures of shapes (width, height)."""
+    sheet = _Sheet()
+    for width, height in shapes:
+        sheet.add(np.zeros((height, width, 3), np.uint8), 'a name  1x1, 1 objects', small)
+    return sheet.render().size
+
+
+def test_landscape_images_leave_no_empty_rows():
+    # Bug: pictures of 3:1 stand in squares, two thirds of which are white.
+    width, height = sheet_of([(1200, 400)] * 6, small=0.2)
+    assert width * height < 6 * 1.25 * 640 * 640 / 3
+    assert 0.5 < width / height < 2
+    _, height = sheet_of([(1200, 400), (1200, 900), (1200, 300)], small=0.2)
+    assert height <= 640 / 1200 * 1600 + 3 * (TITLE + GAP) + 2
+
+
+def test_small_objects_get_more_pixels():
+    # Bug: an object of 10 pixels in an image of 1920 has 3 pixels on the sheet.
+    large, small = (sheet_of([(1920, 1080)], part) for part in (0.1, 10 / 1920))
+    assert large[0] == 640 + 2 * GAP
+    assert small[0] == 1600 + 2 * GAP
+    many = sheet_of([(1920, 1080)] * 100, 10 / 1920)
+    assert many[0] * many[1] < 50e6

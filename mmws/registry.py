@@ -45,10 +45,12 @@ class NameTable:
 
 
 MODELS: Any
+DATASETS: Any
 HOOKS: Any
 METRICS: Any
 TRANSFORMS: Any
 if is_installed('mmengine'):
+    from mmengine.registry import DATASETS as MMENGINE_DATASETS
     from mmengine.registry import HOOKS as MMENGINE_HOOKS
     from mmengine.registry import METRICS as MMENGINE_METRICS
     from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -60,15 +62,22 @@ if is_installed('mmengine'):
         parent=MMENGINE_MODELS,
         scope='mmws',
         locations=[
-            'mmws.backbones',
-            'mmws.layers',
-            'mmws.surgery.converted',
-            'mmws.data.raw_pipeline',
+            *('mmws.backbones', 'mmws.layers', 'mmws.surgery.converted'),
+            *('mmws.data.raw_pipeline', 'mmws.study.form', 'mmws.study.classification'),
         ],
+    )
+    DATASETS = Registry(
+        'dataset',
+        parent=MMENGINE_DATASETS,
+        scope='mmws',
+        locations=['mmws.study.classification'],
     )
     HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmws', locations=['mmws.hooks'])
     METRICS = Registry(
-        'metric', parent=MMENGINE_METRICS, scope='mmws', locations=['mmws.evaluation']
+        'metric',
+        parent=MMENGINE_METRICS,
+        scope='mmws',
+        locations=['mmws.evaluation', 'mmws.study.classification'],
     )
     TRANSFORMS = Registry(
         'transform',
@@ -77,4 +86,4 @@ if is_installed('mmengine'):
         locations=['mmws.data.raw_pipeline'],
     )
 else:
-    MODELS, HOOKS, METRICS, TRANSFORMS = (NameTable('mmws') for _ in range(4))
+    MODELS, DATASETS, HOOKS, METRICS, TRANSFORMS = (NameTable('mmws') for _ in range(5))

@@ -1,8 +1,11 @@
-"""Colours for the classes of a data set."""
+"""Colours for the classes of a data set, and for the lines of a chart."""
 
 from __future__ import annotations
 
 import colorsys
+
+# The palette of Okabe and Ito, told apart by colour-blind readers; without its pale yellow.
+OKABE_ITO = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#999999')
 
 
 def make_palette(count: int) -> list[tuple[int, int, int]]:

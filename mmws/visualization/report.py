@@ -12,6 +12,7 @@ from mmengine.config import Config
 
 from mmws.checkpoints import Checkpoint, last_checkpoint
 from mmws.config import load_config
+from mmws.data.palette import OKABE_ITO
 
 from .drawing import draw
 from .examine import examine, predicted_samples
@@ -26,8 +27,6 @@ _COLUMNS = {
     'mAP_m': 'medium',
     'mAP_l': 'large',
 }
-# The palette of Okabe and Ito, told apart by colour-blind readers; without its pale yellow.
-_COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#999999')
 
 
 class History(NamedTuple):
@@ -209,8 +208,8 @@ def plot_curves(history: History, path: str | Path) -> None:
     axes[0].plot(x, _smooth(total), color='black', linewidth=2, label='loss (sum)')
     parts = sorted({key for record in train for key in record if 'loss' in key} - {'loss'})
     # A head per decoder layer may log dozens: the largest say most.
-    parts = sorted(parts, key=lambda key: -np.nanmean(_series(train, key)[1]))[: len(_COLOURS)]
-    for key, colour in zip(parts, _COLOURS):
+    parts = sorted(parts, key=lambda key: -np.nanmean(_series(train, key)[1]))[: len(OKABE_ITO)]
+    for key, colour in zip(parts, OKABE_ITO):
         x, y = _series(train, key)
         axes[0].plot(x, _smooth(y), color=colour, linewidth=1.5, label=key)
     if any('loss' in record for record in evaluations):
@@ -219,11 +218,11 @@ def plot_curves(history: History, path: str | Path) -> None:
     axes[0].set_ylabel('training loss\n(moving average)')
     axes[0].set_ylim(bottom=0)
 
-    axes[1].plot(*_series(train, 'lr'), color=_COLOURS[0], label='lr')
+    axes[1].plot(*_series(train, 'lr'), color=OKABE_ITO[0], label='lr')
     axes[1].set_ylabel('learning rate')
     axes[1].set_ylim(bottom=0)
 
-    for task, colour, marker in zip(tasks, _COLOURS, 'osD^v'):
+    for task, colour, marker in zip(tasks, OKABE_ITO, 'osD^v'):
         x, y = _series(evaluations, _key(task, 'mAP'))
         label = f'{task} mAP'.strip()
         axes[2].plot(x, y, color=colour, marker=marker, clip_on=False, label=label)

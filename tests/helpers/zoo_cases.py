@@ -14,7 +14,7 @@ MMDET_CONFIGS = Path(mmdet.__file__).parent / '.mim' / 'configs'
 ZOO = sorted(
     f'{path.parent.name}/{path.stem}'
     for path in CONFIGS.glob('*/*.py')
-    if path.parent.name != '_base_'
+    if path.parent.name not in ('_base_', 'study')
 )
 
 # A base is read once for all its heirs, and with it MMDetection's metafiles, which MMEngine reads

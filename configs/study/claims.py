@@ -1,0 +1,84 @@
+"""What the papers claim, as trainings that two CPU cores can do.
+
+python tools/study.py configs/study/claims.py
+"""
+
+title = 'The claims of the papers, at the size of a laptop'
+
+tasks = dict(
+    classification=dict(
+        title='Classification of handwritten digits, narrow ResNet-18',
+        config='digits_classification.py',
+        metric='accuracy',
+        images=1437,  # one epoch
+        rates=(0.01, 0.03, 0.1),
+        evaluations=2,
+    ),
+    instances=dict(
+        title='Instance segmentation of digits on textured scenes, narrow Mask R-CNN',
+        config='digits_instances.py',
+        metric='segm_mAP',
+        images=800,
+        rates=(0.00025, 0.0005, 0.001),
+    ),
+    sequences=dict(
+        title='Classification of digits from their rows, LSTM',
+        config='digits_sequences.py',
+        metric='accuracy',
+        images=5748,  # four epochs
+        rates=(0.003, 0.01, 0.03),
+        evaluations=6,
+        unit='sequence',
+    ),
+)
+# The models are narrow: 32 groups would leave some layers one channel a group, Instance Norm.
+_gn = dict(type='GN', num_groups=8)
+forms = {
+    'BN': dict(),
+    'GN': dict(norm=_gn),
+    'WN': dict(conv='WN', norm=None, init=True),
+    'BN+WS': dict(conv='WS'),
+    'GN+WS': dict(conv='WS', norm=_gn),
+    'WN, no init': dict(conv='WN', norm=None),
+    'neither': dict(norm=None),
+    'plain': dict(),
+}
+_all = ('BN', 'GN', 'WN', 'BN+WS', 'GN+WS')
+grid = [
+    dict(task='classification', forms=_all, images_per_step=(1, 8, 64)),
+    dict(task='instances', forms=_all, images_per_step=(1, 2, 8)),
+    # As many updates as 8 images a step make of one epoch.
+    dict(task='classification', forms=_all, images_per_step=(1, 8, 64), updates=179),
+    # Weight Normalization's own claims: larger rates, and that its initialisation matters.
+    dict(
+        task='sequences',
+        forms=('plain', 'WN, no init'),
+        images_per_step=(8,),
+        rates=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
+    ),
+    dict(
+        task='classification',
+        forms=('BN', 'WN', 'WN, no init', 'neither'),
+        images_per_step=(8,),
+        rates=(0.003, 0.01, 0.03, 0.1, 0.3),
+    ),
+]
+_WS = 'arXiv 1903.10520'
+_WN = 'arXiv 1602.07868'
+claims = [
+    dict(
+        text=text,
+        task=task,
+        better=better,
+        than=than,
+        source=source,
+    )
+    for task in ('instances', 'classification')
+    for text, better, than, source in (
+        ('GN+WS at 1 image beats BN at its best batch', ('GN+WS', 1), ('BN', 'best'), _WS),
+        ('WS helps GN at 1 image', ('GN+WS', 1), ('GN', 1), _WS),
+        ('WS helps BN at a large batch', ('BN+WS', 'best'), ('BN', 'best'), _WS),
+        ('GN+WS at 1 image beats BN at 1 image', ('GN+WS', 1), ('BN', 1), _WS),
+        ('WN at 1 image beats BN at 1 image', ('WN', 1), ('BN', 1), _WN),
+    )
+]

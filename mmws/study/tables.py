@@ -1,0 +1,144 @@
+"""The results of a study arranged by the blocks of its grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .results import Result, best_rates, value_of
+from .spec import Block, Cell, Claim, Spec, Task, cells_of
+from .statistics import Estimate, difference, estimate
+
+Results = Mapping[Cell, Result]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One block of a grid.
+
+    Attributes:
+        block: The block.
+        task: Its task.
+        rows: By form and column, an estimate, or None for an empty cell. Columns are the images a
+            step, or, in a sweep of one number of images, the learning rates at one image.
+    """
+
+    block: Block
+    task: Task
+    rows: dict[str, dict[float, Estimate | None]]
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether columns are learning rates."""
+        return self.block.rates is not None
+
+
+def tables(spec: Spec, results: Results) -> list[Table]:
+    """Return a table for every block of the grid; a sweep gives one for each number of images."""
+    best = best_rates(spec, results)
+    found = []
+    for block in spec.grid:
+        task = spec.tasks[block.task]
+        rows: dict[str, dict[float, Estimate | None]] = {}
+        for form in block.forms:
+            columns: dict[float, list[float]] = {}
+            for cell in cells_of(block, task, best):
+                if cell.form == form:
+                    key = _column(block, cell)
+                    if key is not None:
+                        values = columns.setdefault(key, [])
+                        if cell in results:
+                            values.append(value_of(results[cell], task.metric))
+            rows[form] = {column: estimate(values) for column, values in columns.items()}
+        found.append(Table(block, task, rows))
+    return found
+
+
+def _column(block: Block, cell: Cell) -> float | None:
+    if block.rates is None:
+        return cell.images_per_step
+    return None if cell.rate is None else float(f'{cell.rate / cell.images_per_step:.6g}')
+
+
+def values_of(
+    spec: Spec, results: Results, task: str, form: str, images: int, updates: int | None
+) -> list[float]:
+    """Return the metric of all seeds of one cell of the grid, without those not run yet."""
+    best = best_rates(spec, results)
+    updates = updates or max(1, spec.tasks[task].images // images)
+    cells = {
+        cell
+        for block in spec.grid
+        if block.task == task and block.rates is None and form in block.forms
+        for cell in cells_of(block, spec.tasks[task], best)
+        if (cell.form, cell.images_per_step, cell.updates) == (form, images, updates)
+    }
+    metric = spec.tasks[task].metric
+    done = sorted((cell.seed, value_of(results[cell], metric)) for cell in cells if cell in results)
+    return [value for _, value in done]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a claim.
+
+    Attributes:
+        claim: The claim.
+        better: What the claim says is higher, in words.
+        than: The other, in words.
+        difference: Between the two; None where runs are missing.
+        text: ``'yes'``, ``'no'``, ``'undecided'``, or ``'not run'`` (with how far it is).
+    """
+
+    claim: Claim
+    better: str
+    than: str
+    difference: Estimate | None
+    text: str
+
+
+def verdicts(spec: Spec, results: Results) -> list[Verdict]:
+    """Return the verdict on each claim: by the 95 % interval of the difference, or none."""
+    return [_verdict(spec, results, claim) for claim in spec.claims]
+
+
+def _verdict(spec: Spec, results: Results, claim: Claim) -> Verdict:
+    sides = [_side(spec, results, claim, *side) for side in (claim.better, claim.than)]
+    (first, better), (second, than) = sides
+    found = difference(first, second)
+    if found is None or found.half_width is None:
+        seeds = min(len(first), len(second))
+        text = f'not run ({seeds} of 3 seeds)' if seeds < 3 else 'a run diverged'
+        return Verdict(claim, better, than, found, text)
+    if found.mean - found.half_width > 0:
+        text = 'yes'
+    else:
+        text = 'no' if found.mean + found.half_width < 0 else 'undecided'
+    return Verdict(claim, better, than, found, text)
+
+
+def _side(
+    spec: Spec, results: Results, claim: Claim, form: str, images: int | str
+) -> tuple[list[float], str]:
+    def at(images: int) -> list[float]:
+        return values_of(spec, results, claim.task, form, images, claim.updates)
+
+    if images != 'best':
+        return at(int(images)), f'{form} at {images}'
+    tried = {
+        n: at(n)
+        for block in spec.grid
+        if block.task == claim.task and form in block.forms and block.rates is None
+        for n in block.images_per_step
+    }
+    complete = {n: values for n, values in tried.items() if values}
+    if len(complete) < len(tried):
+        return [], f'{form} at its best'
+    best = max(complete, key=lambda n: _mean(complete[n]))
+    return complete[best], f'{form} at its best, {best}'
+
+
+def _mean(values: list[float]) -> float:
+    found = estimate(values)
+    return -math.inf if found is None else found.mean

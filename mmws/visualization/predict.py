@@ -264,7 +264,7 @@ class _UnreadableError(Exception):
     """An input cannot be read; the others go on."""
 
 
-def _read(path: Path) -> Optional[np.ndarray]:
+def _read(path: Path) -> np.ndarray | None:
     """Return an image, BGR, uint8, (H, W, 3); ``None`` if it cannot be decoded."""
     try:
         return mmcv.imread(str(path))
@@ -272,7 +272,7 @@ def _read(path: Path) -> Optional[np.ndarray]:
         return None
 
 
-def _read_raw(path: Path) -> Optional[np.ndarray]:
+def _read_raw(path: Path) -> np.ndarray | None:
     """Return an image with all its bits and channels, float32, (H, W, C); ``None`` as above."""
     try:
         return decode_raw(path.read_bytes()).astype(np.float32)
@@ -284,7 +284,7 @@ def _draw_image(
     path: Path,
     target: Path,
     predict_one: 'Callable[..., np.ndarray]',
-    read: 'Callable[[Path], Optional[np.ndarray]]',
+    read: 'Callable[[Path], np.ndarray | None]',
 ) -> None:
     try:
         image = read(path)

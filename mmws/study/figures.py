@@ -40,7 +40,7 @@ def plot_table(table: Table, path: Path, colours: dict[str, int]) -> None:
         axis = figure.subplots()
         for place, (form, row) in enumerate(table.rows.items()):
             # Neighbours are moved apart by a few percent, so that their bars do not hide another.
-            shift = 1.025 ** (place - (len(table.rows) - 1) / 2)
+            shift = 1.05 ** (place - (len(table.rows) - 1) / 2)
             _draw(axis, form, row, shift, colours[form])
         columns = sorted({column for row in table.rows.values() for column in row})
         axis.set_xscale('log', base=2)

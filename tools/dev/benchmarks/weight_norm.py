@@ -1,0 +1,115 @@
+"""What Weight Normalization costs beside Batch Normalization.
+
+    python -m tools.dev.benchmarks.weight_norm
+
+prints, for a stack of linear layers, a stack of convolutions and an LSTM, the time of a training
+step (median, and the ratio to the plain layers with its quartiles, taken in turns) and the MiB that
+are kept between forward and backward pass. An LSTM has no Batch Normalization to compare with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import platform
+
+import torch
+from torch import Tensor, nn
+
+import mmws
+from mmws.layers import WNLSTM, ConvWN2d, LinearWN
+
+from .layers import Figures, keep_freed_memory, memory, print_table, turns
+
+DEPTH = 8
+
+
+class LastStep(nn.Module):
+    """A recurrent layer that returns the output of the last step."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layer(inputs)[0][:, -1]
+
+
+def linear(layer: type[nn.Module], norm: bool) -> nn.Module:
+    """Return linear layers of 512 units, each with a ReLU."""
+    parts: list[nn.Module] = []
+    for _ in range(DEPTH):
+        parts += [layer(512, 512, bias=not norm)]
+        parts += [nn.BatchNorm1d(512)] if norm else []
+        parts += [nn.ReLU()]
+    return nn.Sequential(*parts)
+
+
+def convolutions(layer: type[nn.Module], norm: bool) -> nn.Module:
+    """Return 3×3 convolutions of 64 channels, each with a ReLU."""
+    parts: list[nn.Module] = []
+    for _ in range(DEPTH):
+        parts += [layer(64, 64, 3, padding=1, bias=not norm)]
+        parts += [nn.BatchNorm2d(64)] if norm else []
+        parts += [nn.ReLU()]
+    return nn.Sequential(*parts)
+
+
+def measure(models: dict[str, nn.Module], inputs: Tensor, rounds: int) -> Figures:
+    """Return time and memory of a step of each model."""
+    for name, model in models.items():
+        if name.startswith('WN'):
+            mmws.TrainingStep(model)
+
+    def loss(model: nn.Module) -> Tensor:
+        return model(inputs).square().mean()
+
+    losses = {name: functools.partial(loss, model) for name, model in models.items()}
+    times = turns(losses, models, rounds, 'cpu')
+    kept = {name: memory(models[name], losses[name])['kept MiB'] for name in models}
+    return {
+        name: {**{k: v for k, v in times[name].items() if k != 'of minima'}, 'kept MiB': kept[name]}
+        for name in models
+    }
+
+
+def main() -> None:
+    """Parse the arguments, measure, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--rounds', type=int, default=40, help='turns of every contestant')
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    keep_freed_memory()
+    print(
+        f'PyTorch {torch.__version__}, {torch.get_num_threads()} threads, '
+        f'{platform.processor() or "CPU"}'
+    )
+    results: dict[str, Figures] = {}
+    for batch in (1, 16):
+        models = {
+            'plain': convolutions(nn.Conv2d, False),
+            'BN': convolutions(nn.Conv2d, True),
+            'WN': convolutions(ConvWN2d, False),
+        }
+        images = torch.randn(batch, 64, 56, 56)
+        results[f'convolutions, {batch} x 64 x 56 x 56'] = measure(models, images, args.rounds)
+    for batch in (16, 128):
+        models = {
+            'plain': linear(nn.Linear, False),
+            'BN': linear(nn.Linear, True),
+            'WN': linear(LinearWN, False),
+        }
+        results[f'linear, {batch} x 512'] = measure(models, torch.randn(batch, 512), args.rounds)
+    lstms: dict[str, nn.Module] = {
+        'plain': LastStep(nn.LSTM(64, 128, batch_first=True)),
+        'WN': LastStep(WNLSTM(64, 128, batch_first=True)),
+    }
+    sequences = torch.randn(16, 32, 64)
+    results['LSTM of 128 units, 16 x 32 steps x 64'] = measure(lstms, sequences, args.rounds)
+    print_table(results)
+
+
+if __name__ == '__main__':
+    main()

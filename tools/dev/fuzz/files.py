@@ -130,7 +130,7 @@ def archives(folder: Path, numbers: random.Random) -> Input:
     if path.suffix == '.zip':
         with zipfile.ZipFile(path, 'w', numbers.choice([0, 8, 12, 14])) as archive:
             for name in names:
-                archive.writestr(name.encode('utf-8', 'replace').decode(), text)
+                archive.writestr(name.encode('utf-8', 'replace').decode() or 'x', text)
     else:
         kinds = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, b'Z']
         with tarfile.open(path, 'w:gz' if path.suffix == '.tgz' else 'w') as archive:

@@ -36,6 +36,7 @@ from mmws.layers import GroupNorm, WeightFunctionMixin
 from mmws.layers.kinds import ConvKind
 from mmws.layers.source import WeightSource, active
 
+from .recipes import Box, Kept, Recipe, Slot
 from .together import half_dtype
 
 CONSUMERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.modules.conv._ConvTransposeNd)
@@ -62,88 +63,6 @@ WIDENING = 2
 """A 1×1 convolution is remade if its output has at least this many times its input's channels."""
 
 
-def _check_version(tensor: Tensor, version: int) -> None:
-    if tensor._version != version:
-        raise RuntimeError(
-            f'a tensor of shape {tuple(tensor.shape)} needed for gradient computation has been '
-            f'modified by an inplace operation: it is at version {tensor._version}, expected '
-            f'version {version}'
-        )
-
-
-class _Kept:
-    """An ingredient of a recipe that is kept; ``value()`` is that of a recipe."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor, self._version = tensor.detach(), tensor._version
-
-    def value(self) -> Tensor:
-        _check_version(self._tensor, self._version)
-        return self._tensor
-
-
-class _Recipe:
-    """How a value is computed from its ingredients, and the value while it is in use."""
-
-    def __init__(
-        self, function: Callable[..., Tensor], *ingredients: _Kept | _Recipe, device: torch.device
-    ) -> None:
-        self._function = function
-        self._ingredients = ingredients
-        self._device_type = device.type
-        self._autocast = autocast_dtype(device.type)
-        self._value: Tensor | None = None
-        self.users = 0  # slots of the graph that stand for the value
-
-    def value(self) -> Tensor:
-        if self._value is not None:
-            return self._value
-        ingredients = [ingredient.value() for ingredient in self._ingredients]
-        half = self._autocast
-        autocast = torch.autocast(
-            self._device_type, half, enabled=half is not None, cache_enabled=False
-        )
-        with torch.no_grad(), autocast:  # the backward pass runs in another state
-            value = self._function(*ingredients)
-        if self.users:
-            self._value = value
-        return value
-
-
-class _Slot:
-    """Stands in the graph for a value that is remade."""
-
-    def __init__(self, recipe: _Recipe, tensor: Tensor) -> None:
-        self._recipe = recipe
-        self._geometry = tensor.shape, tensor.stride()
-        recipe.users += 1
-
-    def __del__(self) -> None:
-        self._recipe.users -= 1
-        if not self._recipe.users:
-            self._recipe._value = None
-
-    def value(self) -> Tensor:
-        return self._recipe.value().as_strided(*self._geometry)
-
-
-class _Box:
-    """Stands in the graph for a tensor that is kept, until its recipe becomes known."""
-
-    __slots__ = ('__weakref__', 'content', 'version')
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.content: Tensor | _Slot = tensor
-        self.version = tensor._version
-
-    def value(self) -> Tensor:
-        content = self.content
-        if isinstance(content, _Slot):
-            return content.value()
-        _check_version(content, self.version)
-        return content
-
-
 class _Known(NamedTuple):
     """A tensor in a storage, and its recipe."""
 
@@ -151,7 +70,7 @@ class _Known(NamedTuple):
     version: int
     dtype: torch.dtype
     numel: int
-    recipe: _Recipe
+    recipe: Recipe
 
 
 _Place = tuple[int, int]
@@ -172,8 +91,8 @@ class RemakingPass:
     def __init__(self, weights: WeightSource | None) -> None:
         self.weights = weights
         self._known: dict[_Place, _Known] = {}
-        self._boxes: dict[_Place, tuple[StorageWeakRef, list[weakref.ref[_Box]]]] = {}
-        self._of_norms: list[_Recipe] = []
+        self._boxes: dict[_Place, tuple[StorageWeakRef, list[weakref.ref[Box]]]] = {}
+        self._of_norms: list[Recipe] = []
         self._weights: dict[nn.Module, Tensor] = {}
         self._pack_hook = self._pack
         self._hooks = saved_tensors_hooks(self._pack_hook, lambda stand_in: stand_in.value())
@@ -210,8 +129,8 @@ class RemakingPass:
                 return apply(function, weight, *tensors).to(weight_dtype)
 
             weight_dtype = weight.dtype
-            kept = [_Kept(t) for t in stored if t is not None]
-            self._note(weight, _Recipe(remake, *kept, device=weight.device))
+            kept = [Kept(t) for t in stored if t is not None]
+            self._note(weight, Recipe(remake, *kept, device=weight.device))
         return weight
 
     def before_layer(self, layer: Any, x: Tensor) -> Tensor | None:
@@ -228,7 +147,7 @@ class RemakingPass:
         # A copy in half precision is smaller than its source: worth it if that one is there anyway.
         free = dtype == torch.float32 or self._find(x) is not None or _place(x) in self._boxes
         if free and self._worthwhile(cast):
-            self._note(cast, _Recipe(lambda x: x.to(dtype), self._ingredient(x), device=x.device))
+            self._note(cast, Recipe(lambda x: x.to(dtype), self._ingredient(x), device=x.device))
         return cast
 
     def _recognize_activation(self, x: Tensor) -> None:
@@ -240,7 +159,7 @@ class RemakingPass:
         before: Any = node.next_functions[0][0]
         owner, index = before.metadata.get(_KEY, (None, 0))
         if owner == id(self):
-            self._note(x, _Recipe(activation, self._of_norms[index], device=x.device))
+            self._note(x, Recipe(activation, self._of_norms[index], device=x.device))
 
     def after_norm(self, norm: Any, args: tuple[Any, ...], out: Any) -> None:
         """Note how the output of a norm is remade from its input."""
@@ -251,9 +170,7 @@ class RemakingPass:
         present = [t for t in (norm.weight, norm.bias) if t is not None]
         if isinstance(norm, _BatchNorm):
             present += [norm.running_mean, norm.running_var]
-        recipe = _Recipe(
-            function, self._ingredient(x), *(_Kept(t) for t in present), device=x.device
-        )
+        recipe = Recipe(function, self._ingredient(x), *(Kept(t) for t in present), device=x.device)
         # An index instead of the recipe: nodes live as long as the loss, and tensors would, too.
         out.grad_fn.metadata[_KEY] = id(self), len(self._of_norms)
         self._of_norms.append(recipe)
@@ -274,14 +191,14 @@ class RemakingPass:
         ingredients = [self._ingredient(x)]
         ingredients.append(self._ingredient(weight))
         if layer.bias is not None:
-            ingredients.append(_Kept(layer.bias))
+            ingredients.append(Kept(layer.bias))
         convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[x.dim()]
         options = layer.stride, layer.padding, layer.dilation, layer.groups
 
         def remake(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             return convolve(x, weight, bias, *options)
 
-        self._note(out, _Recipe(remake, *ingredients, device=out.device))
+        self._note(out, Recipe(remake, *ingredients, device=out.device))
 
     def _worthwhile(self, value: Any) -> bool:
         """Whether a value may be remade: saved by this pass, alone in its storage, and large."""
@@ -302,17 +219,17 @@ class RemakingPass:
         """
         return top_pack_hook() is self._pack_hook
 
-    def _ingredient(self, tensor: Tensor) -> _Kept | _Recipe:
+    def _ingredient(self, tensor: Tensor) -> Kept | Recipe:
         known = self._find(tensor)
-        return _Kept(tensor) if known is None else known
+        return Kept(tensor) if known is None else known
 
-    def _find(self, tensor: Tensor) -> _Recipe | None:
+    def _find(self, tensor: Tensor) -> Recipe | None:
         known = self._known.get(_place(tensor))
         if known is None or known.version != tensor._version or known.dtype != tensor.dtype:
             return None
         return known.recipe if tensor.numel() <= known.numel else None
 
-    def _note(self, tensor: Tensor, recipe: _Recipe) -> None:
+    def _note(self, tensor: Tensor, recipe: Recipe) -> None:
         place = _place(tensor)
         reference = StorageWeakRef(tensor.untyped_storage())
         self._known[place] = _Known(
@@ -322,15 +239,15 @@ class RemakingPass:
         for box in (reference() for reference in boxes):
             if box is not None and box.version == tensor._version:
                 assert isinstance(box.content, Tensor)  # a box is filled with a recipe once
-                box.content = _Slot(recipe, box.content)
+                box.content = Slot(recipe, box.content)
 
-    def _pack(self, tensor: Tensor) -> _Box | _Slot:
+    def _pack(self, tensor: Tensor) -> Box | Slot:
         if type(tensor) is not Tensor:  # such as a parameter
-            return _Box(tensor)
+            return Box(tensor)
         recipe = self._find(tensor)
         if recipe is not None:
-            return _Slot(recipe, tensor)
-        box = _Box(tensor)
+            return Slot(recipe, tensor)
+        box = Box(tensor)
         place = _place(tensor)
         if place not in self._boxes:
             self._boxes[place] = StorageWeakRef(tensor.untyped_storage()), []

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmws import TrainingStep, layers
 from mmws.layers.source import active
-from mmws.training_step import remake
+from mmws.training_step import recipes, remake
 from mmws.training_step import together as together_module
 
 
@@ -109,7 +109,7 @@ def saved_bytes(model, amp=False):
     storages, kept = {}, []
 
     with pytest.MonkeyPatch.context() as patch:
-        for stand_in in (remake._Box, remake._Kept):
+        for stand_in in (recipes.Box, recipes.Kept):
 
             def noted(self, tensor, original=stand_in.__init__):
                 original(self, tensor)

@@ -1,0 +1,92 @@
+"""Recipes of values that are remade, and what stands for tensors in the graph of autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mmws.compat.torch_private import autocast_dtype
+
+
+def _check_version(tensor: Tensor, version: int) -> None:
+    if tensor._version != version:
+        raise RuntimeError(
+            f'a tensor of shape {tuple(tensor.shape)} needed for gradient computation has been '
+            f'modified by an inplace operation: it is at version {tensor._version}, expected '
+            f'version {version}'
+        )
+
+
+class Kept:
+    """An ingredient of a recipe that is kept; ``value()`` is that of a recipe."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor, self._version = tensor.detach(), tensor._version
+
+    def value(self) -> Tensor:
+        _check_version(self._tensor, self._version)
+        return self._tensor
+
+
+class Recipe:
+    """How a value is computed from its ingredients, and the value while it is in use."""
+
+    def __init__(
+        self, function: Callable[..., Tensor], *ingredients: Kept | Recipe, device: torch.device
+    ) -> None:
+        self._function = function
+        self._ingredients = ingredients
+        self._device_type = device.type
+        self._autocast = autocast_dtype(device.type)
+        self._value: Tensor | None = None
+        self.users = 0  # slots of the graph that stand for the value
+
+    def value(self) -> Tensor:
+        if self._value is not None:
+            return self._value
+        ingredients = [ingredient.value() for ingredient in self._ingredients]
+        half = self._autocast
+        autocast = torch.autocast(
+            self._device_type, half, enabled=half is not None, cache_enabled=False
+        )
+        with torch.no_grad(), autocast:  # the backward pass runs in another state
+            value = self._function(*ingredients)
+        if self.users:
+            self._value = value
+        return value
+
+
+class Slot:
+    """Stands in the graph for a value that is remade."""
+
+    def __init__(self, recipe: Recipe, tensor: Tensor) -> None:
+        self._recipe = recipe
+        self._geometry = tensor.shape, tensor.stride()
+        recipe.users += 1
+
+    def __del__(self) -> None:
+        self._recipe.users -= 1
+        if not self._recipe.users:
+            self._recipe._value = None
+
+    def value(self) -> Tensor:
+        return self._recipe.value().as_strided(*self._geometry)
+
+
+class Box:
+    """Stands in the graph for a tensor that is kept, until its recipe becomes known."""
+
+    __slots__ = ('__weakref__', 'content', 'version')
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.content: Tensor | Slot = tensor
+        self.version = tensor._version
+
+    def value(self) -> Tensor:
+        content = self.content
+        if isinstance(content, Slot):
+            return content.value()
+        _check_version(content, self.version)
+        return content

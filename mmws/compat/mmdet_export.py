@@ -90,7 +90,7 @@ def _with_fixed_numbers(settings: dict[str, Any]) -> dict[str, Any]:
     if kind != 'nms':
         raise ValueError(f'the suppression {kind!r} has no form in ONNX: set its type to "nms"')
     if settings.get('max_per_img', 0) <= 0:
-        raise ValueError('a head without `max_per_img` in its `test_cfg` cannot be exported')
+        raise ValueError('a head whose test_cfg has no max_per_img cannot be exported')
     suppression['max_num'] = settings['max_per_img']
     suppression['min_size'] = settings.get('min_bbox_size', -1)
     return {'nms': suppression, 'min_bbox_size': -1}

@@ -135,7 +135,8 @@ class Console(Hook):
             return
         self._started = time.monotonic()
         self._best = _best(runner)[1]
-        train, val = runner.train_dataloader, runner.val_dataloader
+        train = runner.train_dataloader
+        val = None if runner.val_loop is None else runner.val_dataloader
         update, length = arithmetic(runner, runner.optim_wrapper, _base_batch_size(runner))
         interval = getattr(runner.train_loop, 'val_interval', None) if val else None
         unit = 'epoch' if _by_epoch(runner) else 'iteration'

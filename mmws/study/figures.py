@@ -54,7 +54,8 @@ def plot_table(table: Table, path: Path, colours: dict[str, int]) -> None:
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
         axis.spines[['top', 'right']].set_visible(False)
-        axis.legend(loc='center left', bbox_to_anchor=(1.0, 0.5), frameon=False)
+        if axis.get_legend_handles_labels()[0]:  # none where no cell has enough seeds
+            axis.legend(loc='center left', bbox_to_anchor=(1.0, 0.5), frameon=False)
         axis.set_title(_wrapped(table.task.title), loc='left', fontsize=11)
         metadata = {'Date': None} if path.suffix == '.svg' else None
         with replacing(path) as draft:

@@ -101,7 +101,7 @@ def check_conversion(
     for dtype in (torch.float64, None):
         copied = copy.deepcopy(model) if dtype is not None else model
         if dtype is not None:
-            copied.to(dtype)
+            nn.Module.to(copied, dtype)  # distillation models of MMDetection know devices alone
         layers = {name: copied.get_submodule(name) for name in names}
         for module in copied.modules():
             has_eps = isinstance(getattr(module, 'eps', None), float)

@@ -35,7 +35,7 @@ def bilinear(image: Tensor, y: Tensor, x: Tensor) -> Tensor:
     value = torch.zeros(image.shape[0], **F64)
     if not (-1 < y < height and -1 < x < width):
         return value
-    top, left = math.floor(y), math.floor(x)
+    top, left = math.floor(y.item()), math.floor(x.item())
     for i, weight_y in ((top, top + 1 - y), (top + 1, y - top)):
         for j, weight_x in ((left, left + 1 - x), (left + 1, x - left)):
             if 0 <= i < height and 0 <= j < width:

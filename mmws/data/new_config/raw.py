@@ -24,7 +24,7 @@ def read_raw(fit: Fit, report: CocoReport) -> None:
             has no backbone.
     """
     if not value_at(fit.cfg, ('model', 'backbone')):
-        raise ValueError('`raw_images` needs a base with a backbone, which gets `in_channels`')
+        raise ValueError('`raw_images` needs a base with a backbone, which gets in_channels')
     found = measure_raw(report.img_dir or '', report.file_names)
     replacement = {'type': 'mmws.LoadRawImage'}
     change_step(fit, 'LoadImageFromFile', lambda _: replacement)

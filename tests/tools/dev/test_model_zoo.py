@@ -33,7 +33,8 @@ def test_metafiles_are_valid_for_mim(monkeypatch):
 
 def test_every_config_has_an_entry():
     # Bug: a new config that mim and the page do not know of.
-    configs = {str(p.relative_to(ROOT)) for p in ROOT.glob('configs/[!_]*/*.py')}
+    folders = (p for p in ROOT.glob('configs/[!_]*') if p.name != 'study')  # of small trainings
+    configs = {str(p.relative_to(ROOT)) for folder in folders for p in folder.glob('*.py')}
     assert configs == {model['Config'] for model in MODELS.values()}
     assert all(Path(model['Config']).stem == name for name, model in MODELS.items())
 

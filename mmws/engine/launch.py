@@ -100,6 +100,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix='mmws_') as folder:
         status_file = Path(folder, 'status')
         os.environ[STATUS_FILE] = str(status_file)
+        # Restarted processes would find the addresses of dead ones in the store that the launcher
+        # shares with them, and wait for them for ever: give every start a store of its own.
+        os.environ.setdefault('TORCH_DISABLE_SHARE_RDZV_TCP_STORE', '1')
         # SIGUSR1 is what Slurm sends with --signal before it takes the machine away.
         os.environ.setdefault('PET_SIGNALS_TO_HANDLE', 'SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1')
         status = _run([*options, restarts, args.script, *args.arguments, '--launcher', 'pytorch'])

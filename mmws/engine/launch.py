@@ -61,7 +61,8 @@ def torchrun_arguments(num_processes: int) -> 'list[str]':
         port = choose_port(numbers['PORT'])
         if port != numbers['PORT']:
             print(f'port {numbers["PORT"]} is busy: using {port}', flush=True)
-        return [processes, '--master_addr=127.0.0.1', f'--master_port={port}']
+        # By the addresses in a static store, restarted processes would look for dead ones.
+        return [processes, '--rdzv_backend=c10d', f'--rdzv_endpoint=127.0.0.1:{port}']
     if 'MASTER_ADDR' not in os.environ:
         raise ValueError('NNODES > 1 needs MASTER_ADDR, the address of the machine of NODE_RANK 0')
     return [

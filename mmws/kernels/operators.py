@@ -42,14 +42,11 @@ _SCHEMAS = {
     ),
 }
 
-# The Triton that came with earlier releases lacks what the kernels use.
-TRITON_IS_RECENT = torch.torch_version.TorchVersion(torch.__version__) >= '2.4'
-
 
 @functools.cache
 def _gpu_implementation(device: torch.device) -> ModuleType:
     """Return the Triton kernels where Triton is installed and knows the GPU."""
-    known = TRITON_IS_RECENT and torch.cuda.get_device_capability(device) >= (7, 0)
+    known = torch.cuda.get_device_capability(device) >= (7, 0)
     if importlib.util.find_spec('triton') is None or not known:
         return aten
     from . import gpu

@@ -8,13 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmws.kernels.operators import TRITON_IS_RECENT
-
 pytestmark = pytest.mark.slow
 
 triton = pytest.importorskip('triton')
-if not TRITON_IS_RECENT:
-    pytest.skip('the kernels are not used with this Triton', allow_module_level=True)
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def _logged_loss(runner: Runner) -> float | None:
 
 def _floats(losses: Mapping[str, Any]) -> dict[str, float]:
     return {
-        name: float(value)
+        name: float(value.detach() if isinstance(value, torch.Tensor) else value)
         for name, value in losses.items()
         if isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
     }

@@ -18,6 +18,7 @@ def run(code: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('missing', ['mmengine', 'mmcv', 'mmdet'])
 def test_a_missing_package_is_told_in_one_line(missing):
     hide = (
@@ -34,6 +35,7 @@ def test_a_missing_package_is_told_in_one_line(missing):
     )
 
 
+@pytest.mark.slow
 def test_other_errors_keep_their_traceback_when_the_stack_is_missing():
     result = run(
         'import sys, importlib.util as u; u.find_spec = lambda name: None\n'
@@ -44,6 +46,7 @@ def test_other_errors_keep_their_traceback_when_the_stack_is_missing():
     assert result.stderr.rstrip().endswith('ZeroDivisionError: division by zero')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('custom_imports', [True, False])
 def test_layers_resolve_from_a_config_with_or_without_custom_imports(custom_imports):
     # Bug: the user's config fails with "mmws.ConvWS is not in the mmengine::model registry".
@@ -57,6 +60,7 @@ def test_layers_resolve_from_a_config_with_or_without_custom_imports(custom_impo
     assert result.stdout.split() == ['ConvWS2d', 'GroupNorm'], result.stderr
 
 
+@pytest.mark.slow
 def test_importing_is_cheap_and_public_names_come_when_asked_for():
     # Bug: every program pays for packages that it does not use, or a name is listed that does not
     # exist.
@@ -91,6 +95,7 @@ def test_type_checkers_see_the_names_that_there_are_at_run_time():
     assert {name for _, name in static} == set(mmws.__all__) - {'__version__'}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('first', ['mmws', 'mmengine'])
 def test_mmengine_is_extended_in_either_order_of_imports(first):
     # Bug: without the ops, classes, guard or config package, training stops or loads wrong weights.

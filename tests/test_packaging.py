@@ -60,6 +60,7 @@ def packages_of(*folders: str) -> dict[str, Path]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('folders', 'left_out'),
     [(('mmws', 'tools/dataset_converters'), {'dev', 'docs'}), (('tools',), ())],

@@ -32,6 +32,7 @@ def test_the_core_works():
     )
 
 
+@pytest.mark.slow
 def test_what_extends_openmmlab_says_in_one_line_what_to_install():
     # Bug: the user reads "No module named 'mmengine'" below a traceback.
     output = run_code(
@@ -54,6 +55,7 @@ def test_what_extends_openmmlab_says_in_one_line_what_to_install():
     assert uncaught.startswith(f'error: mmws.Converted {NEEDS}')
 
 
+@pytest.mark.slow
 def test_every_tool_says_what_to_install():
     # Bug: a tool imports MMEngine, or a library of one of its features, before it says so.
     output = run_code(

@@ -210,7 +210,8 @@ class DurableCheckpointHook(CheckpointHook):
 
     def _remove(self, name: str) -> None:
         path = self.file_backend.join_path(self.out_dir, name)
-        if is_main_process() and self.file_backend.isfile(path):
+        # A local file may be still on the way to its place: the writer removes it when it is there.
+        if is_main_process() and (self._is_local or self.file_backend.isfile(path)):
             self.file_backend.remove(path)
 
     def _save_file(self, runner: Runner, name: str, meta: Mapping[str, Any]) -> None:

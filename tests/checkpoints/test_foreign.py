@@ -88,6 +88,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', CASES)
 def test_features_are_those_of_the_network_they_come_from(case, tmp_path, log):
     # Bug: norms stay at random because of their names, or the record calls the weights unfit.

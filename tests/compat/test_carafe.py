@@ -77,6 +77,7 @@ def test_carafe_naive_is_carafe(case, device):
     torch.testing.assert_close(found, [*torch.autograd.grad(output, [features, masks], grad)])
 
 
+@pytest.mark.slow
 @only_fallback
 def test_gradcheck():
     case = (3, 2, 2)

@@ -53,6 +53,7 @@ def test_a_name_that_never_existed_is_missing():
         importlib.import_module('mmws.datasets.nothing_of_this_name')
 
 
+@pytest.mark.slow
 def test_custom_imports_of_an_old_path_work(tmp_path):
     config = tmp_path / 'config.py'
     config.write_text("custom_imports = dict(imports=['mmws.engine.checkpoint_record'])\n")

@@ -69,6 +69,7 @@ USED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_all_ways_to_open_a_config_agree():
     name = 'mask_rcnn/mask_rcnn_r50_gnws.py'
     ours = read_config(f'mmws::{name}')
@@ -77,6 +78,7 @@ def test_all_ways_to_open_a_config_agree():
     assert get_config(f'mmws::{name}').model == ours.model
 
 
+@pytest.mark.slow
 def test_mmdet_opens_a_config():
     name = 'faster_rcnn/faster_rcnn_r50_gnws_1x.py'
     cfg = get_config(f'mmws::{name}', pretrained=True)

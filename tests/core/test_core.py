@@ -93,6 +93,7 @@ def train_step(model: nn.Module, loss: Tensor) -> None:
     assert not torch.equal(before, weighted(model)[0].weight)
 
 
+@pytest.mark.slow
 def test_mask_rcnn_of_torchvision_is_converted_trained_folded_and_exported():
     # Bug: conversion or folding knows layers by MMCV's classes, and stops without MMCV.
     torch.manual_seed(0)
@@ -117,6 +118,7 @@ def test_mask_rcnn_of_torchvision_is_converted_trained_folded_and_exported():
         torch.testing.assert_close(program(batch), Features(plain)(batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('conv', ['WS', 'WN'])
 def test_a_resnet_of_timm_is_converted_trained_folded_and_exported(conv):
     # Bug: as above, for a model whose blocks are not torchvision's.

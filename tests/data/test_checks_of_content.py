@@ -73,6 +73,7 @@ def test_a_mask_that_passes_can_be_drawn(mask):
     assert mask_utils.decode(rle).ndim == 2
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(entry=st.dictionaries(
     st.sampled_from(['id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd', 'segmentation']),

@@ -49,6 +49,7 @@ def compare(written, data, images, tmp_path, with_masks):
                 assert overlap >= 0.98 or mask_utils.area(mask) < 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', WRITERS)
 def test_every_format_gives_the_same_objects(digits, tmp_path, name):
     # Bugs: boxes off by a pixel, x and y swapped, objects of several parts torn apart.

@@ -52,6 +52,7 @@ def coco(tmp_path):
     return write
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['{{ fileDirname }}', '{{$HOME:x}}', "a'b", 'a"""b', 'a\\{{b}}'])
 def test_class_names_stay_text(coco, tmp_path, name):
     # Bug: MMEngine puts the value of a template in the place of the class's name.
@@ -76,6 +77,7 @@ def test_a_command_line_cannot_leave_its_docstring(text, tmp_path):
         assert shlex.split(command.replace('\\\n', ''))[-1] == text
 
 
+@pytest.mark.slow
 def test_without_a_split_one_is_made_or_none_is_wanted(coco, tmp_path):
     path = coco()
     written = new_config(data=path, base=NARROW, out=tmp_path / 'a.py', val_fraction=0.25)
@@ -88,6 +90,7 @@ def test_without_a_split_one_is_made_or_none_is_wanted(coco, tmp_path):
     assert 'train: 8 images' in written.summary()
 
 
+@pytest.mark.slow
 def test_images_without_objects_are_kept_by_option(coco, tmp_path):
     path = coco()
     for keep in (False, True):
@@ -99,6 +102,7 @@ def test_images_without_objects_are_kept_by_option(coco, tmp_path):
         assert filter_cfg.filter_empty_gt is not keep
 
 
+@pytest.mark.slow
 def test_boxes_get_the_box_metric_and_a_base_without_masks(coco, tmp_path):
     # Bug: save_best of a mask metric, so that training dies at its first evaluation.
     path = coco(segmentation=None)
@@ -112,6 +116,7 @@ def test_boxes_get_the_box_metric_and_a_base_without_masks(coco, tmp_path):
         new_config(data=path, base=NARROW, masks=False, out=tmp_path / 'd.py')
 
 
+@pytest.mark.slow
 def test_fix_writes_new_files_and_says_what_it_changed(coco, tmp_path):
     path = coco(iscrowd='0')
     before = path.read_bytes()
@@ -141,6 +146,7 @@ def report(side, sides, count=20):
     )
 
 
+@pytest.mark.slow
 def test_input_and_anchors_follow_the_sizes():
     base = Config.fromfile(NARROW).to_dict()
     # Objects that a crop of 192 would cut get a larger one, in images that are larger.
@@ -162,6 +168,7 @@ def test_input_and_anchors_follow_the_sizes():
     assert not fit_to_data(standard, report(2000, (60,) * 5), new_anchors=False).pipelines
 
 
+@pytest.mark.slow
 def test_the_published_detector_is_found_by_architecture_and_layers():
     gnws = Config.fromfile(ROOT / 'configs/mask_rcnn/mask_rcnn_r50_gnws.py').to_dict()
     found = find_detector(gnws['model'])

@@ -154,6 +154,7 @@ def config_of(folder, **options):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_new_config_measures_the_images(microscope):
     written = config_of(microscope, raw_images=True)
     assert any('5 channel(s)' in note for note in written.notes)

@@ -17,6 +17,7 @@ def about(subject: str, cfg=None) -> list[doctor.Finding]:
     return [finding for finding in diagnose(cfg) if finding.subject == subject]
 
 
+@pytest.mark.slow
 def test_a_sound_installation_has_no_problem():
     # These tests run in one; and each of the packages is of a distribution with a version.
     findings = diagnose()
@@ -35,6 +36,7 @@ def test_both_distributions_of_a_package_are_told(monkeypatch):
     assert 'mmcv-lite 1.0, onedl-mmcv 1.0 have overwritten each other' in mmcv.text
 
 
+@pytest.mark.slow
 def test_a_package_that_cannot_be_imported_is_told(monkeypatch):
     # Bug: "MMCV==2.2.0 is used but incompatible", an assertion in the middle of a traceback.
     def broken(name):
@@ -65,6 +67,7 @@ def test_a_setuptools_without_pkg_resources_is_told_where_it_is_needed(monkeypat
     assert all("pip install 'setuptools<82'" in finding.text for finding in findings)
 
 
+@pytest.mark.slow
 def test_gpus_are_listed_with_their_memory(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
@@ -73,12 +76,14 @@ def test_gpus_are_listed_with_their_memory(monkeypatch):
     assert [f.text for f in about('GPU 1')] == ['Some GPU, 1.0 of 16.0 GiB free']
 
 
+@pytest.mark.slow
 def test_the_ops_say_where_they_come_from(monkeypatch):
     assert about('mmcv ops')[0].text in ('from torchvision', 'compiled')
     monkeypatch.setattr(doctor, 'ops_are_compiled', lambda: True)
     assert about('mmcv ops')[0].text == 'compiled'
 
 
+@pytest.mark.slow
 def test_the_data_of_a_config_are_examined_in_every_split(tmp_path, monkeypatch):
     # Bug: the test data are first looked for when the training is over.
     monkeypatch.chdir(tmp_path)
@@ -96,6 +101,7 @@ def test_the_data_of_a_config_are_examined_in_every_split(tmp_path, monkeypatch)
     assert about('data') == []
 
 
+@pytest.mark.slow
 def test_tool(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     call_tool('doctor.py')

@@ -245,6 +245,7 @@ class TestTracing:
         with FakeTensorMode():
             assert function(torch.empty(4, 3, 2, 2)).shape == (4, 3, 2, 2)
 
+    @pytest.mark.slow
     def test_compiles_without_graph_breaks(self, function):
         weight = torch.randn(4, 3, 2, 2, requires_grad=True)
         compiled = torch.compile(function, fullgraph=True, backend='aot_eager')

@@ -36,6 +36,19 @@ def test_the_old_checkpoint_stays_until_the_new_one_is_whole(tmp_path, monkeypat
     assert Path((tmp_path / 'last_checkpoint').read_text()) == tmp_path / 'iter_9.pth'
 
 
+def test_a_checkpoint_that_is_being_written_is_removed_when_its_time_comes(tmp_path, monkeypatch):
+    # Bug: the file is not there yet when the next checkpoint takes its turn, and stays for ever.
+    def write(path, content):
+        time.sleep(0.3)
+        files.write_durably(path, content)
+
+    monkeypatch.setattr(durable_checkpoint, 'write_durably', write)
+    cfg = toy_config(tmp_path, length=4, interval=1, val=False)
+    cfg.default_hooks.checkpoint.update(max_keep_ckpts=1, save_best=None)
+    run(cfg)
+    assert names(tmp_path) == ['iter_4.pth']
+
+
 def test_the_best_checkpoint_stays_until_a_better_one_is_whole(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(

@@ -54,6 +54,7 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(tmp_path, by_epoch, see
     assert len(ToyImages.loaded) == (2 * IMAGES if by_epoch else 1 + IMAGES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('workers', [0, 2])
 @pytest.mark.parametrize('by_epoch', [False, True])
 def test_a_stop_in_the_middle_goes_on_there(tmp_path, by_epoch, workers):
@@ -78,6 +79,7 @@ def test_a_stop_in_the_middle_goes_on_there(tmp_path, by_epoch, workers):
     assert not (tmp_path / 'part' / 'interrupted.pth').exists()
 
 
+@pytest.mark.slow
 def test_a_kill_loses_no_more_than_the_steps_since_the_last_checkpoint(tmp_path):
     full, part = (toy_config(tmp_path / name) for name in ('full', 'part'))
     run(full)

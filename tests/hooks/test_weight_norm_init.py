@@ -240,6 +240,7 @@ def _initialise_a_part(rank, folder, images, state):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_distributed(net, images, tmp_path):
     # Would catch: means of the processes' moments instead of the moments of the whole batch.
     mp.spawn(_initialise_a_part, (tmp_path, images, net.state_dict()), nprocs=2)

@@ -123,6 +123,7 @@ class TestEveryLayer:
         with torch.autocast('cpu', torch.bfloat16), torch.no_grad():
             torch.testing.assert_close(layer(*inputs), out)
 
+    @pytest.mark.slow
     def test_compiles_without_graph_breaks(self, case: Case):
         layer, inputs = case.make(), case.inputs()
         compiled = torch.compile(layer, fullgraph=True, backend='eager')
@@ -375,10 +376,12 @@ def _ddp_worker(rank: int, init_method: str) -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_ddp_averages_the_gradients_of_every_layer(tmp_path):
     mp.spawn(_ddp_worker, (f'file://{tmp_path}/rendezvous',), nprocs=2)
 
 
+@pytest.mark.slow
 def test_compiled_with_inductor():
     layer, inputs = CONV.make(), CONV.inputs()
     compiled = torch.compile(layer, fullgraph=True)

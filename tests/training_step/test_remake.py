@@ -255,6 +255,7 @@ def test_hooks_that_change_an_output_are_respected():
     assert_bitwise(model, alone)
 
 
+@pytest.mark.slow
 def test_compiles_and_comes_off():
     model = make()
     alone = copy.deepcopy(model)

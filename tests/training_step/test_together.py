@@ -302,6 +302,7 @@ def test_functional_call_and_transforms():
     torch.testing.assert_close(*results)
 
 
+@pytest.mark.slow
 def test_compiles_as_without():
     model, alone = make(), make()
     TrainingStep(model)
@@ -375,5 +376,6 @@ def _ddp_worker(rank: int, init_method: str) -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_ddp(tmp_path):
     mp.spawn(_ddp_worker, (f'file://{tmp_path}/rendezvous',), nprocs=2)

@@ -6,9 +6,11 @@ import atexit
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -39,6 +41,7 @@ class WorkerInit:
         parent = multiprocessing.parent_process()
         if parent is not None:
             end_with_parent(parent.pid or 0)
+            sys.excepthook = _tell_unless_parent_ends
         # A forked worker has inherited the handlers of the training.
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
@@ -46,6 +49,16 @@ class WorkerInit:
         signal.signal(signal.SIGTERM, _end_soon)
         if self.init is not None:
             self.init(worker_id)
+
+
+def _tell_unless_parent_ends(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    # The connection breaks a moment before the system tells that the parent has ended, and ends
+    # this process. In that case there is nothing to tell.
+    if isinstance(error, (EOFError, ConnectionError)):
+        time.sleep(1)
+    sys.__excepthook__(kind, error, trace)
 
 
 def _end_soon(number: int, frame: FrameType | None) -> None:

@@ -66,16 +66,22 @@ def _norms_behind_standardized_layers(cfg: Config) -> Iterator[Finding]:
     from mmws.testing.trial import find_run
 
     init_default_scope(cfg.get('default_scope') or 'mmdet')
+    # A config need not name the preprocessor, but samples lack their sizes without one.
+    model_cfg = {'data_preprocessor': dict(type='DetDataPreprocessor'), **model_cfg}
+    names: list[str] = []
     try:
         model = MODELS.build(model_cfg)
         with NormCheck(model) as check:
-            find_run(model, model_cfg)
-            names = check.unnormalized()
+            try:
+                find_run(model, model_cfg)
+            finally:
+                names = check.unnormalized()  # also of a model that fails behind its layers
     except Exception as error:  # whatever a model raises that cannot be built or run here
-        yield Finding(
-            'model', f'not run on tiny images, so norms are not checked: {_reason(error)}'
-        )
-        return
+        if not names:
+            yield Finding(
+                'model', f'not run on tiny images, so norms are not checked: {_reason(error)}'
+            )
+            return
     if names:
         yield Finding('model', describe(names), ok=False)
     else:

@@ -6,9 +6,9 @@ from mmws.engine import cli, evaluate
 def main() -> None:
     args = cli.parse_test_args()
     with cli.one_line_errors():
-        cfg = cli.prepare_test(args)
+        cfg, checkpoint = cli.prepare_test(args)
     with cli.one_line_errors(*cli.RUN_ERRORS):
-        evaluate(cfg, out=args.out, console=cli.console(args))
+        evaluate(cfg, out=args.out, console=cli.console(args), checkpoint=checkpoint)
 
 
 if __name__ == '__main__':

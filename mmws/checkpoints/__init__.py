@@ -14,6 +14,7 @@ from .intact import (
     check_resumable,
     check_undamaged,
     find_intact,
+    read_intact,
 )
 from .metadata import META_KEY, describe_weights
 from .published import BACKBONES, DETECTORS, Published, find_pretrained, lookup
@@ -41,6 +42,7 @@ __all__ = [
     'guard_loading',
     'last_checkpoint',
     'lookup',
+    'read_intact',
 ]
 
 __getattr__ = moved_names(

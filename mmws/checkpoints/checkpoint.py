@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmws.compat import read_checkpoint
+from mmws.compat import CheckpointError, read_checkpoint
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,14 @@ class Checkpoint:
         source: Path, URL or name that the checkpoint was read from, for messages.
         config_text: Source text of the config of the training, which MMEngine writes beside the
             weights; None if the checkpoint has none. Reading the text as a config executes it.
+        contents: All that the file holds, for MMEngine, which takes more from it than the weights.
     """
 
     weights: dict[str, Any]
     meta: Mapping[str, Any]
     source: str
     config_text: str | None = None
+    contents: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, contents: Mapping[str, Any], source: str) -> Checkpoint:
@@ -37,11 +39,11 @@ class Checkpoint:
             source: What to call it in messages.
 
         Raises:
-            ValueError: if ``contents`` holds no state dict.
+            CheckpointError: if ``contents`` holds no state dict.
         """
         weights = contents.get('state_dict', contents)
         if not isinstance(weights, Mapping) or not all(isinstance(key, str) for key in weights):
-            raise ValueError(
+            raise CheckpointError(
                 f'checkpoint {source} holds no weights: its state_dict must be a dict of '
                 f'tensors by name, but is a {type(weights).__name__}'
             )
@@ -52,6 +54,7 @@ class Checkpoint:
             meta=meta,
             source=source,
             config_text=_config_text(contents, meta),
+            contents=contents,
         )
 
     @classmethod
@@ -60,7 +63,7 @@ class Checkpoint:
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if the file is no checkpoint, incomplete, or holds classes that are not
+            CheckpointError: if the file is no checkpoint, incomplete, or holds classes that are not
                 allowed.
         """
         return cls.of(read_checkpoint(path), str(path))

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from mmws.compat import CheckpointError, read_checkpoint
 
+from .checkpoint import Checkpoint
+
 LAST_CHECKPOINT = 'last_checkpoint'
 """Name of the file in a work dir that holds the path of the newest checkpoint."""
 
@@ -27,12 +29,12 @@ class Found(NamedTuple):
     Attributes:
         path: The newest intact one; None where there is no checkpoint at all.
         skipped: For each newer checkpoint, in one line, why it cannot be resumed from.
-        contents: What the file holds, with its tensors mapped into memory.
+        checkpoint: What it holds, with its tensors mapped into memory.
     """
 
     path: Path | None
     skipped: list[str]
-    contents: Mapping[str, Any] | None = None
+    checkpoint: Checkpoint | None = None
 
 
 def find_intact(work_dir: str | Path) -> Found:
@@ -49,23 +51,21 @@ def find_intact(work_dir: str | Path) -> Found:
     resumable: list[tuple[str, int, Path]] = []
     for path in _checkpoint_files(Path(work_dir)):
         try:
-            checkpoint = read_checkpoint(path)
-            if 'optimizer' in checkpoint:
-                check_resumable(checkpoint, str(path))
-                meta = checkpoint['meta']
+            contents = read_checkpoint(path)
+            if 'optimizer' in contents:
+                check_resumable(contents, str(path))
+                meta = contents['meta']
                 resumable.append((str(meta.get('time', '')), meta['iter'], path))
         except (CheckpointError, OSError) as error:
             if not path.name.startswith('best_'):
                 skipped.append(str(error))
     for _, _, path in sorted(resumable, reverse=True):
         try:
-            check_undamaged(path)
-            contents = read_checkpoint(path)
-            check_finite(contents, str(path))
+            checkpoint = read_intact(path)
         except (CheckpointError, OSError) as error:
             skipped.append(str(error))
         else:
-            return Found(path, skipped, contents)
+            return Found(path, skipped, checkpoint)
     if skipped:
         raise CheckpointError(
             f'no checkpoint in {work_dir} is intact ({"; ".join(skipped)}): move them away to '
@@ -109,6 +109,19 @@ def check_undamaged(path: str | Path) -> None:
             f'checkpoint {path} is damaged: {damaged} in it has another checksum than when it was '
             'written'
         )
+
+
+def read_intact(path: str | Path) -> Checkpoint:
+    """Read a checkpoint that is undamaged and finite.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        CheckpointError: if it cannot be read, is damaged, or has weights that are not finite.
+    """
+    check_undamaged(path)
+    checkpoint = Checkpoint.read(path)
+    check_finite(checkpoint.contents, f'checkpoint {path}')
+    return checkpoint
 
 
 def check_resumable(checkpoint: Mapping[str, Any], source: str) -> None:

@@ -4,7 +4,7 @@ Imported before everything else in mmws. It imports nothing of the rest of mmws,
 and MMDetection only where a program already uses them.
 """
 
-from .before_loading import check_before_loading
+from .before_loading import already_read, check_before_loading
 from .loading import CheckpointError, allow_checkpoint_classes, read_checkpoint
 from .mmcv_ext import install_fallback_ops, ops_are_compiled
 from .mmengine_hooks import extend_mmengine, register_config_package
@@ -18,6 +18,7 @@ __all__ = [
     'MissingStackError',
     'Source',
     'allow_checkpoint_classes',
+    'already_read',
     'check_before_loading',
     'extend_mmengine',
     'install_fallback_ops',

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,6 +28,25 @@ def forget_config(checkpoint: Mapping[str, Any]) -> None:
     meta = checkpoint.get('meta')
     if isinstance(meta, dict):
         meta.pop('config', None)
+
+
+# Names of checkpoints -> what they hold, for MMEngine's reader to take instead of the file.
+_read_before: dict[str, Mapping[str, Any]] = {}
+
+
+@contextmanager
+def already_read(name: str, contents: Mapping[str, Any]) -> Iterator[None]:
+    """Have MMEngine's reader return the contents of a checkpoint without reading it again.
+
+    Args:
+        name: Path of the checkpoint, as MMEngine will ask for it.
+        contents: From :func:`mmws.compat.read_checkpoint`; tensors on the CPU.
+    """
+    _read_before[name] = contents
+    try:
+        yield
+    finally:
+        del _read_before[name]
 
 
 def check_before_loading(check: _Check) -> None:
@@ -70,8 +90,10 @@ def _wrap(checkpoints: Any, check: _Check) -> None:
     def load_checkpoint(
         cls: type, filename: str, map_location: Any = None, logger: Any = None
     ) -> Any:
-        # MMEngine's runner names no logger, and its reader would print on every rank.
-        checkpoint = read(cls, filename, map_location, logger or 'current')
+        checkpoint = _read_before.get(filename)
+        if checkpoint is None:
+            # MMEngine's runner names no logger, and its reader would print on every rank.
+            checkpoint = read(cls, filename, map_location, logger or 'current')
         if isinstance(checkpoint, Mapping):
             forget_config(checkpoint)
             remember_source(checkpoint, filename)

@@ -16,7 +16,7 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 
-from mmws.checkpoints import CheckpointMismatchError
+from mmws.checkpoints import Checkpoint, CheckpointMismatchError, read_intact
 from mmws.compat import CheckpointError
 from mmws.data.errors import DataError
 from mmws.hooks import RESUMABLE, DivergenceError
@@ -173,17 +173,22 @@ def prepare_train(args: argparse.Namespace) -> Config:
         )
 
 
-def prepare_test(args: argparse.Namespace) -> Config:
-    """Check an evaluation and make its config; see :func:`mmws.engine.prepare`."""
+def prepare_test(args: argparse.Namespace) -> tuple[Config, Checkpoint | None]:
+    """Check an evaluation and make its config; see :func:`mmws.engine.prepare`.
+
+    Returns:
+        The config, and the checkpoint; None if it has a URL, which MMEngine downloads.
+    """
     join_launcher()
     if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
         raise ValueError(f'--out {args.out}: predictions are dumped as a pickle, name it *.pkl')
     if args.out is not None:
         os.makedirs(os.path.dirname(args.out) or '.', exist_ok=True)
     with _said_once():
+        checkpoint = None if '://' in args.checkpoint else read_intact(args.checkpoint)
         cfg = prepare(
             args.config,
-            checkpoint=args.checkpoint,
+            checkpoint=checkpoint or args.checkpoint,
             work_dir=args.work_dir,
             cfg_options=args.cfg_options,
             launcher=args.launcher,
@@ -193,7 +198,7 @@ def prepare_test(args: argparse.Namespace) -> Config:
         from mmdet.engine.hooks.utils import trigger_visualization_hook
 
         cfg = trigger_visualization_hook(cfg, args)
-    return cfg
+    return cfg, checkpoint
 
 
 def console(args: argparse.Namespace) -> Console | None:

@@ -4,8 +4,8 @@ import functools
 import logging
 import os
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,13 @@ from mmengine.runner import Runner
 from mmws.checkpoints import (
     Checkpoint,
     CheckpointMismatchError,
-    check_finite,
     check_resumable,
-    check_undamaged,
     check_weights,
     find_intact,
+    read_intact,
 )
 from mmws.checkpoints.classes import map_predictions, require_same_classes, require_weights
-from mmws.compat import CheckpointError, read_checkpoint
+from mmws.compat import CheckpointError, already_read
 from mmws.compat.mmengine_private import loads_from
 from mmws.config import load_config
 from mmws.config.structure import check_structure
@@ -46,7 +45,7 @@ StrPath = str | Path
 def prepare(
     config: StrPath,
     *,
-    checkpoint: StrPath | None = None,
+    checkpoint: StrPath | Checkpoint | None = None,
     work_dir: StrPath | None = None,
     amp: bool = False,
     auto_scale_lr: bool = False,
@@ -62,7 +61,7 @@ def prepare(
 
     Args:
         config: As for :func:`mmws.config.load_config`.
-        checkpoint: The checkpoint to test; ``None`` when training.
+        checkpoint: The checkpoint to test, or its path or URL; ``None`` when training.
         work_dir: Where logs and checkpoints go. Falls back to the config's ``work_dir``, then to
             ``work_dirs/<config name>``.
         amp: Train with automatic mixed precision (needs a GPU).
@@ -104,28 +103,25 @@ def prepare(
         cfg.auto_scale_lr.enable = True
     check_launcher(launcher)
 
-    checked: Mapping[str, Any] | None = None  # what the checkpoint holds
+    trained = checkpoint if isinstance(checkpoint, Checkpoint) else None
     if resume == 'auto':
         # A job that may be restarted always asks to resume; its first start has no checkpoint.
         found = find_intact(cfg.work_dir)
         for reason in found.skipped:
             print_log(f'not resumed from: {reason}', logger='current', level=logging.WARNING)
-        resume, checked = str(found.path) if found.path else None, found.contents
+        resume, trained = str(found.path) if found.path else None, found.checkpoint
         if resume is None:
             print_log(f'nothing to resume in {cfg.work_dir}: training starts', logger='current')
     if resume is not None:
         cfg.resume, cfg.load_from = True, str(resume)
     if checkpoint is not None:
-        cfg.load_from = str(checkpoint)
+        cfg.load_from = trained.source if trained else str(checkpoint)
     load_from = cfg.get('load_from')
     if load_from and '://' not in load_from:
-        if checked is None:
-            check_undamaged(load_from)
-            checked = read_checkpoint(load_from)
+        if trained is None:
+            trained = read_intact(load_from)
             if resume is not None:
-                check_resumable(checked, load_from)
-            check_finite(checked, f'checkpoint {load_from}')
-        trained = Checkpoint.of(checked, load_from)
+                check_resumable(trained.contents, load_from)
         classes = train_classes(cfg) if resume is not None else None
         if classes is not None:
             require_same_classes(trained, classes)
@@ -248,14 +244,18 @@ def _add_hooks(cfg: Config, stop_after: str | None = None, max_skipped: int = 0)
 
 
 def evaluate(
-    cfg: Config, out: StrPath | None = None, console: Console | None = None
-) -> 'dict[str, float]':
+    cfg: Config,
+    out: StrPath | None = None,
+    console: Console | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> dict[str, float]:
     """Evaluate the checkpoint ``cfg.load_from`` on the test split.
 
     Args:
         cfg: From :func:`prepare` with a checkpoint.
         out: Write the raw predictions to this ``.pkl`` file as well.
         console: What the terminal shows; ``None`` for MMEngine's whole log.
+        checkpoint: What ``cfg.load_from`` holds, if it was read already.
 
     Returns:
         The metrics, e.g. ``{'coco/bbox_mAP': 0.4, ...}``.
@@ -266,13 +266,16 @@ def evaluate(
     """
     cfg.custom_hooks = _with_hooks(cfg, EVALUATION_HOOKS)
     runner = _build_runner(cfg, console, ('test_loop',))
-    if '://' not in cfg.load_from:
-        model, trained = unwrap(runner.model), Checkpoint.read(cfg.load_from)
-        check_weights(model, trained.weights)
-        require_weights(model, trained)
+    if checkpoint is None and '://' not in cfg.load_from:
+        checkpoint = Checkpoint.read(cfg.load_from)
+    if checkpoint is not None:
+        model = unwrap(runner.model)
+        check_weights(model, checkpoint.weights)
+        require_weights(model, checkpoint)
         classes = runner.test_dataloader.dataset.metainfo.get('classes')
         if classes is not None:
-            map_predictions(model, trained, classes)
+            map_predictions(model, checkpoint, classes)
+        vars(runner)['load_or_resume'] = functools.partial(_load, runner, checkpoint)
     if out is not None:
         from mmdet.evaluation import DumpDetResults
 
@@ -357,11 +360,13 @@ def _is_built(runner: Runner) -> bool:
     return 'load_or_resume' not in vars(runner)
 
 
-def _load(runner: Runner) -> None:
+def _load(runner: Runner, checkpoint: Checkpoint | None = None) -> None:
     """Load a checkpoint; what it holds decides what PyTorch and MMEngine raise meanwhile."""
     vars(runner).pop('load_or_resume')
+    read = already_read(checkpoint.source, checkpoint.contents) if checkpoint else nullcontext()
     try:
-        runner.load_or_resume()
+        with read:
+            runner.load_or_resume()
     except _OWN_ERRORS:
         raise
     except (*_BUILD_ERRORS, RuntimeError) as error:

@@ -6,7 +6,8 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmws.config import load_config
-from mmws.engine import evaluate, prepare
+from mmws.engine import evaluate
+from mmws.engine.cli import parse_test_args, prepare_test
 from mmws.engine.tta import enable_tta
 from tests.helpers.paths import DIGITS_CONFIG
 
@@ -58,7 +59,13 @@ def test_every_image_is_seen_twice_and_the_boxes_are_merged(box_config, monkeypa
         return merged
 
     monkeypatch.setattr(DetTTAModel, 'merge_preds', merge_and_note)
-    metrics = evaluate(prepare(box_config, checkpoint=box_config.with_suffix('.pth'), tta=True))
+    reads = []
+    load = torch.load
+    monkeypatch.setattr(torch, 'load', lambda *args, **kw: reads.append(args) or load(*args, **kw))
+    args = parse_test_args([str(box_config), str(box_config.with_suffix('.pth')), '--tta'])
+    cfg, checkpoint = prepare_test(args)
+    metrics = evaluate(cfg, checkpoint=checkpoint)
+    assert len(reads) == 1
     assert 'coco/bbox_mAP' in metrics
     assert len(seen) == 2
     for views, merged in seen:

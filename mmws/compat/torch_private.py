@@ -109,12 +109,8 @@ def unflatten(flat: Tensor, like: Sequence[Tensor]) -> Sequence[Tensor]:
 
 def autocast_dtype(device_type: str) -> torch.dtype | None:
     """Return the dtype in which autocast computes on a device, None where it is off."""
-    if hasattr(torch, 'get_autocast_dtype'):
-        try:
-            enabled = torch.is_autocast_enabled(device_type)
-        except RuntimeError:  # the device has no autocast, such as 'meta'
-            return None
-        return torch.get_autocast_dtype(device_type) if enabled else None
-    if device_type == 'cpu':  # PyTorch < 2.4
-        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
-    return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+    try:
+        enabled = torch.is_autocast_enabled(device_type)
+    except RuntimeError:  # the device has no autocast, such as 'meta'
+        return None
+    return torch.get_autocast_dtype(device_type) if enabled else None

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmws.compat.torch_private import transforms_active
+from mmws.compat.torch_private import autocast_dtype, transforms_active
 from mmws.functional import closed_form_applies
 from mmws.layers import WeightFunctionMixin
 
 from .attach import Attached
-from .together import half_dtype
+from .together import autocast_device
 
 
 class HeldWeights(Attached):
@@ -38,18 +38,28 @@ class HeldWeights(Attached):
         """Return the layer's weight, None if the layer shall make its own."""
         if torch.is_grad_enabled() or transforms_active():
             return None
-        key = layer, half_dtype(layer)
-        weight = self._made.get(key)
-        return self._make(*key) if weight is None else weight
+        made = self._made.get(layer)
+        if made is not None:
+            device, weights = made
+            weight = weights.get(None if device is None else autocast_dtype(device))
+            if weight is not None:
+                return weight
+        return self._make(layer)
 
     def _forget(self) -> None:
-        self._made: dict[tuple[WeightFunctionMixin, torch.dtype | None], Tensor] = {}
+        # Layer -> the device whose autocast counts, None where none does, and the weight by the
+        # half precision of autocast.
+        self._made: dict[
+            WeightFunctionMixin, tuple[str | None, dict[torch.dtype | None, Tensor]]
+        ] = {}
         self._stored: list[tuple[Tensor, int]] = []
 
-    def _make(self, layer: WeightFunctionMixin, half: torch.dtype | None) -> Tensor | None:
+    def _make(self, layer: WeightFunctionMixin) -> Tensor | None:
         stored = layer.stored_weights()
         if not closed_form_applies(*stored):
             return None
+        device = autocast_device(layer)
+        half = None if device is None else autocast_dtype(device)
         # A normal tensor serves later passes in and out of inference mode alike.
         with torch.inference_mode(False), torch.no_grad():
             weight = layer.effective_weight()
@@ -60,7 +70,7 @@ class HeldWeights(Attached):
             if torch.cuda.is_current_stream_capturing():
                 return weight  # in the memory of the graph
             torch.cuda.current_stream(weight.device).synchronize()  # other streams use it, too
-        self._made[layer, half] = weight
+        self._made.setdefault(layer, (device, {}))[1][half] = weight
         self._stored += [(t, t._version) for t in stored if t is not None and not t.is_inference()]
         return weight
 

@@ -77,7 +77,8 @@ class WeightPass:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._made: dict[WeightFunctionMixin, tuple[Tensor | None, torch.dtype | None]] = {}
+        # Layer -> its weight, the half precision that it has, and the type of its device.
+        self._made: dict[WeightFunctionMixin, tuple[Tensor | None, torch.dtype | None, str]] = {}
         self.unknown: dict[WeightFunctionMixin, None] = {}  # in order of execution
         self.without_grad: set[WeightFunctionMixin] = set()
 
@@ -93,8 +94,8 @@ class WeightPass:
             if not self._make_group(layer):
                 return None
             made = self._made[layer]
-        weight, half = made
-        if half is not None and half != autocast_dtype(layer.weight.device.type):
+        weight, half, device = made
+        if half is not None and half is not autocast_dtype(device):
             return None  # autocast has changed since the group was made
         return weight
 
@@ -110,23 +111,29 @@ class WeightPass:
             return False
         stored = [member.stored_weights() for member in group]
         if not closed_form_applies(*(tensor for tensors in stored for tensor in tensors)):
-            self._made.update(dict.fromkeys(group, (None, None)))
+            self._made.update(dict.fromkeys(group, (None, None, '')))
             return True
         requests = [
             Request(member.stored_function(), tensors, half_dtype(member))
             for member, tensors in zip(group, stored)
         ]
         for member, request, weight in zip(group, requests, apply_together(requests)):
-            self._made[member] = weight, request.dtype
+            self._made[member] = weight, request.dtype, weight.device.type
         return True
+
+
+def autocast_device(layer: WeightFunctionMixin) -> str | None:
+    """Return the type of the device whose autocast the layer follows, None if it follows none."""
+    weight = layer.weight
+    if weight.dtype is not torch.float32 or not layer.half_precision:
+        return None
+    return weight.device.type
 
 
 def half_dtype(layer: WeightFunctionMixin) -> torch.dtype | None:
     """Return the half precision in which autocast lets the layer compute now, None if in none."""
-    weight = layer.weight
-    if weight.dtype is not torch.float32 or not layer.half_precision:
-        return None
-    return autocast_dtype(weight.device.type)
+    device = autocast_device(layer)
+    return None if device is None else autocast_dtype(device)
 
 
 def _is_sharded(model: nn.Module) -> bool:

@@ -242,7 +242,7 @@ class Console(Hook):
         for command in (
             f'test.py {config} {checkpoint}',
             f'predict.py IMAGES --config {config} --checkpoint {checkpoint} --out-dir predictions',
-            f'report.py {config} {work_dir}',
+            f'report.py {config} {work_dir} --checkpoint {checkpoint}',
             f'fold.py {config} {checkpoint} --out folded',
         ):
             self.line(f'  python {os.path.join(tools, command)}')

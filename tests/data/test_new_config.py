@@ -272,6 +272,15 @@ def test_iterations_are_kept(make, iter_base):
     assert cfg.param_scheduler == Config.fromfile(iter_base).param_scheduler
 
 
+def test_iterations_are_enough_for_the_data(make, iter_base):
+    # Bug: the narrow base's 400 iterations are 2 epochs of 200 images, which ended at half the mAP.
+    written = make(iter_base, train=100)
+    cfg = load(written)
+    assert written.length == '500 iters'
+    assert (cfg.train_cfg.max_iters, cfg.param_scheduler[1].milestones) == (500, [375, 450])
+    assert '5 epochs of 100 images' in Path(written.path).read_text()
+
+
 @pytest.mark.parametrize('length', [{'iters': 1200}, {'epochs': 200}])
 def test_iterations_given(make, iter_base, length):
     cfg = load(make(iter_base, **length))

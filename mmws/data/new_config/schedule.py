@@ -13,6 +13,11 @@ MIN_IMAGES_SEEN = 24_000
 
 MAX_EPOCHS = 300
 
+# A base that counts iterations knows nothing of the data. The narrow Faster R-CNN reached a box mAP
+# of 0.33 after 400 steps, 2 epochs of 200 images of cell nuclei in each of two processes, and 0.45
+# after 900.
+MIN_EPOCHS = 5
+
 # Time to evaluate on an image, compared with a training step on it: the forward pass is a third,
 # and masks are pasted into images of full size and matched.
 _COST_OF_EVALUATION = 0.5
@@ -72,7 +77,8 @@ def make_schedule(
     if unit == 'epochs':
         total = epochs or epochs_for(images, base_total)
     else:
-        total = epochs * steps_per_epoch if epochs else iters or base_total
+        least = max(base_total, MIN_EPOCHS * steps_per_epoch)
+        total = epochs * steps_per_epoch if epochs else iters or least
 
     schedulers = []
     for scheduler in as_list(cfg.get('param_scheduler') or []):

@@ -17,7 +17,7 @@ from ..palette import make_palette
 from .dataset import coco_prefix, data_section
 from .fit import Fit
 from .model import classes_of_base, merged, model_override
-from .schedule import Schedule, as_list, make_schedule
+from .schedule import MIN_EPOCHS, Schedule, as_list, make_schedule
 from .start import Start
 
 
@@ -123,6 +123,8 @@ def schedule_section(
         why = f'{total} {unit} as asked for; the base has {base_total}.'
     elif unit == 'iters':
         why = "The base's number of iterations."
+        if total > base_total:
+            why = f'{MIN_EPOCHS} epochs of {images} images a process; the base has {base_total}.'
     else:
         why = (
             f'{images} images an epoch: {total} epochs show the detector {total * images:,} images '

@@ -162,7 +162,7 @@ def _rates(spec: Spec, results: Mapping[Cell, Result]) -> Iterator[str]:
     best = best_rates(spec, results)
     yield from ('## Learning rates', '')
     yield (
-        'One rule for all: each form trains at 1 example a step with three rates on one seed, and '
+        'One rule for all: each form trains at 1 example a step with these rates on one seed, and '
         'takes the best (bold). At n examples a step the rate is n times as large. The run that '
         'won is also a seed of its cell, for every form alike.'
     )

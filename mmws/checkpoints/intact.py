@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -78,7 +79,7 @@ def _checkpoint_files(work_dir: Path) -> list[Path]:
     folders = [work_dir]
     pointer = work_dir / LAST_CHECKPOINT
     named = pointer.read_text(errors='replace').strip() if pointer.is_file() else ''
-    if named and '\0' not in named and Path(named).is_file():
+    if named and os.path.isfile(named):
         folders.append(Path(named).parent)
     files = {path.resolve(): path for folder in folders for path in sorted(folder.glob('*.pth'))}
     return [path for path in files.values() if path.is_file()]

@@ -141,7 +141,7 @@ def _dataset_problems(key: str, dataset: dict, split: str, scored: 'set[str]') -
         yield str(error)
         return
     if image is not None:
-        what = f'image named in {os.path.abspath(paths["ann_file"])},'
+        what = f'image that a file_name in {os.path.abspath(paths["ann_file"])} names,'
         yield _missing(image, what, folder_key)
     fault = class_fault(dataset)
     if fault:

@@ -29,7 +29,7 @@ from mmws.compat import CheckpointError, already_read
 from mmws.compat.mmengine_private import loads_from
 from mmws.config import load_config
 from mmws.config.structure import check_structure
-from mmws.config.tree import KeyPath, kind, rewrite, walk
+from mmws.config.tree import KeyPath, dotted, kind, rewrite, walk
 from mmws.data.preflight import check_data, train_classes
 from mmws.hooks.divergence import DivergenceError
 from mmws.hooks.stop import StopHook, parse_duration
@@ -312,7 +312,7 @@ def _build_runner(cfg: Config, console: Console | None, loops: Sequence[str]) ->
                 for name in loops:
                     getattr(runner, name)
     except _BUILD_ERRORS as error:
-        raise _config_error(error) from error
+        raise _config_error(error, cfg) from error
     vars(runner)['load_or_resume'] = functools.partial(_load, runner)
     return runner
 
@@ -320,26 +320,38 @@ def _build_runner(cfg: Config, console: Console | None, loops: Sequence[str]) ->
 _BUILD_ERRORS = (AssertionError, AttributeError, LookupError, TypeError, ValueError)
 
 
-def _config_error(error: Exception) -> Exception:
+def _config_error(error: Exception, cfg: Config) -> Exception:
     """Return the error to raise for one that occurred while parts of a config were built."""
     # What other packages raise is about the arguments that the config gives them; what mmws raises
     # is so if it is a ValueError, and else a bug.
     if _raised_in(error, 'mmws') and not isinstance(error, ValueError):
         return error
     reason = f'{type(error).__name__}: {" ".join(str(error).split())[:500]}'
-    part = _part_being_built(error)
+    part = _part_being_built(error, cfg)
     return ConfigError(f'the config cannot be built: {f"{part}: " if part else ""}{reason}')
 
 
-def _part_being_built(error: Exception) -> str | None:
-    """Return the ``type`` of the innermost part of a config that was being built, if any."""
+def _part_being_built(error: Exception, cfg: Config) -> str | None:
+    """Return the innermost part of a config that was being built, as its ``type`` and key."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     for frame in reversed(frames):
         if frame.f_globals.get('__name__') == 'mmengine.registry.build_functions':
             part = frame.f_locals.get('cfg')
             if isinstance(part, dict) and 'type' in part:
-                return getattr(part['type'], '__name__', str(part['type']))
+                name = getattr(part['type'], '__name__', str(part['type']))
+                # Parts of a pipeline are the same in several splits: the first one is named.
+                path = next((p for p, value in walk(cfg.to_dict()) if _is_like(value, part)), None)
+                return f'{name} ({dotted(path)})' if path else name
     return None
+
+
+def _is_like(value: Any, part: dict) -> bool:
+    """Whether a value of a config became a part, to which MMEngine may have added arguments."""
+    return (
+        isinstance(value, dict)
+        and 'type' in value
+        and all(value[key] == part[key] for key in value.keys() & part.keys())
+    )
 
 
 @contextmanager
@@ -353,7 +365,7 @@ def _building(runner: Runner) -> Iterator[None]:
     except _BUILD_ERRORS as error:
         if _is_built(runner) or isinstance(error, _OWN_ERRORS):
             raise
-        raise _config_error(error) from error
+        raise _config_error(error, runner.cfg) from error
 
 
 def _is_built(runner: Runner) -> bool:

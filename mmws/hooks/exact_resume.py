@@ -28,6 +28,7 @@ from mmws.data.positions import RandomState, give_positions, set_epoch
 from mmws.registry import HOOKS
 
 from .resumed_optimizer import adapt_rate, check_optimizer
+from .resumed_runner import check_log, check_schedulers
 
 KEY = 'mmws_resume'
 
@@ -59,9 +60,12 @@ class ExactResumeHook(Hook):
             return
         source = str(loads_from(runner))
         check_resumable(checkpoint, source)
+        check_log(checkpoint['message_hub'], source)
         optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
         if isinstance(optimizer, torch.optim.Optimizer):
             check_optimizer(optimizer, checkpoint['optimizer'], source)
+        if 'param_schedulers' in checkpoint:
+            check_schedulers(runner.param_schedulers or [], checkpoint['param_schedulers'], source)
         self._state = checkpoint.get(KEY)
         if self._state is None:
             _warn(runner, 'the checkpoint was written without mmws.ExactResumeHook: the random ')

@@ -58,20 +58,18 @@ def _group_problem(optimizer: torch.optim.Optimizer, state: Any) -> str:
         )
     for number, (group, own) in enumerate(zip(groups, optimizer.param_groups)):
         for name in (*_OPTIONS, 'initial_lr'):
-            if name in own and not _same_kind(group.get(name), own[name]):
-                return (
-                    f': optimizer.param_groups.{number}.{name} in it is {_shown(group.get(name))}'
-                )
+            if name in own and not same_kind(group.get(name), own[name]):
+                return f': optimizer.param_groups.{number}.{name} in it is {shown(group.get(name))}'
     return ''
 
 
-def _same_kind(value: Any, own: Any) -> bool:
+def same_kind(value: Any, own: Any) -> bool:
     """Whether an option that was saved may take the place of the optimizer's own."""
     if isinstance(own, bool) or own is None:
         return value is None or isinstance(value, bool)
     if isinstance(own, (tuple, list)):
         is_list = isinstance(value, (tuple, list)) and len(value) == len(own)
-        return is_list and all(map(_same_kind, value, own))
+        return is_list and all(map(same_kind, value, own))
     if isinstance(value, Tensor):
         return value.numel() == 1 and bool(value.isfinite())
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -82,7 +80,7 @@ def _value_problem(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
     """Return what is wrong with the values of the parameters, the empty text if nothing is."""
     values = state.get('state')
     if not isinstance(values, Mapping):
-        return f': optimizer.state in it is {_shown(values)}, no dict'
+        return f': optimizer.state in it is {shown(values)}, no dict'
     parameters = [p for group in optimizer.param_groups for p in group['params']]
     numbers = [number for group in state['param_groups'] for number in group['params']]
     names: set[str] | None = None
@@ -91,18 +89,18 @@ def _value_problem(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
         if entry is None:
             continue  # a parameter that no step has changed yet
         if not isinstance(entry, Mapping):
-            return f': optimizer.state.{number} in it is {_shown(entry)}, no dict'
+            return f': optimizer.state.{number} in it is {shown(entry)}, no dict'
         names = names or set(entry)
         if isinstance(optimizer, _UNIFORM) and entry.keys() != names:
             return f': optimizer.state.{number} in it is not like those of other parameters'
         for name, value in entry.items():
-            where = f': optimizer.state.{number}.{name} in it is {_shown(value)}'
+            where = f': optimizer.state.{number}.{name} in it is {shown(value)}'
             if name in _LIKE_PARAMETER and value is not None:
                 if not isinstance(value, Tensor) or value.shape != parameter.shape:
                     return f'{where}, for a parameter of the shape {tuple(parameter.shape)}'
                 if not value.is_floating_point():
                     return where
-            if name == 'step' and not _same_kind(value, 1):
+            if name == 'step' and not same_kind(value, 1):
                 return where
     tensors = [
         value
@@ -116,7 +114,8 @@ def _value_problem(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
     return ''
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return type and value, at most 60 characters, or the shape of a tensor."""
     if isinstance(value, Tensor):
         return f'a tensor of the shape {tuple(value.shape)} and {value.dtype}'
     return f'{type(value).__name__} {value!r}'[:60]

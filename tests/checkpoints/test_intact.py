@@ -82,7 +82,7 @@ def test_without_checkpoints_there_is_nothing_to_resume(tmp_path):
     assert find_intact(tmp_path / 'missing').path is None
 
 
-@pytest.mark.parametrize('content', ['', '/somewhere/else/iter_9.pth', 'a\0b', '\n'])
+@pytest.mark.parametrize('content', ['', '/somewhere/else/iter_9.pth', 'a\0b', '\n', 'ä' * 5000])
 def test_what_last_checkpoint_holds_does_not_lose_the_work(tmp_path, content):
     # Bug: an empty file, left by a crash, is a traceback beside two intact checkpoints.
     save(tmp_path, 2)

@@ -223,3 +223,29 @@ def test_boxes_given_by_corners_are_told_from_boxes_over_the_edge(folder):
     assert not {'corner_boxes', 'partly_outside_boxes'} & {
         p.kind for p in check_coco(folder / 'a.json').problems
     }
+
+
+@pytest.mark.parametrize(
+    ('which', 'field', 'value'),
+    [
+        ('annotations', 'bbox', [2, 2, 900, 900]),
+        ('annotations', 'bbox', [15, 15, 20, 20]),
+        ('annotations', 'bbox', [2, 2, 0, 0]),
+        ('annotations', 'area', 0),
+        ('annotations', 'image_id', 99),
+        ('annotations', 'category_id', 99),
+        ('annotations', 'segmentation', [[2, 2, 9, 9]]),
+        ('images', 'file_name', 'gone.png'),
+        ('images', 'file_name', 'a.json'),
+        ('images', 'width', 7),
+        ('categories', 'name', None),
+    ],
+)
+def test_a_refusal_names_the_field(folder, which, field, value):
+    # Bug: "image files are missing" does not say which entry of the file to correct.
+    data = sound()
+    for number, entry in enumerate(data[which]):
+        entry[field] = value if field != 'file_name' or number == 0 else entry[field]
+    (folder / 'a.json').write_text(json.dumps(data))
+    errors = [p.text for p in check_coco(folder / 'a.json').problems if p.severity == 'error']
+    assert any(field in text for text in errors), errors

@@ -228,3 +228,13 @@ def test_an_object_that_reaches_far_out_is_left_out(far, box):
     assert [entry['id'] for entry in builder.data()['annotations']] == [1]
     (warning,) = builder.warnings()
     assert warning.startswith('2 objects left out, which reach further than')
+
+
+def test_a_folder_that_the_yaml_names_and_is_missing_is_told_with_its_key(digits, tmp_path):
+    # Bug: the message names neither the YAML file nor the entry to correct.
+    data, images = digits
+    root = as_yolo(data, images, tmp_path / 'yolo')
+    about = root / 'data.yaml'
+    about.write_text("{names: {0: a}, path: '.', train: nowhere}")
+    with pytest.raises(FileNotFoundError, match=rf"'train' of {about} names .*nowhere, which"):
+        import_yolo(root)

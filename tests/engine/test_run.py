@@ -148,6 +148,15 @@ def test_what_the_runner_cannot_build_is_one_error(tmp_path, path, value, named)
         train(cfg)
 
 
+def test_an_error_of_the_config_names_the_key_of_the_part(tmp_path):
+    # Bug: a message names a class of MMEngine alone, which stands at five places of the config.
+    cfg = toy(tmp_path)
+    cfg.launcher = 'none'
+    cfg.param_scheduler = [dict(type='LinearLR', begin=0, end='x', by_epoch=False)]
+    with pytest.raises(ConfigError, match=r'built: LinearLR \(param_scheduler\.0\): TypeError'):
+        train(cfg)
+
+
 def test_a_bug_in_a_step_keeps_its_traceback(tmp_path, monkeypatch):
     # Bug: an error of the model's own code is told as one of the config.
     from tests.helpers.toy_training import ToyNet

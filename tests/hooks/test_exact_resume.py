@@ -215,6 +215,15 @@ def trained(tmp_path_factory):
         (['optimizer', 'param_groups', 0, 'amsgrad'], torch.ones(2), r'amsgrad in it is a tensor'),
         (['optimizer', 'param_groups', 0, 'lr'], ..., r'param_groups\.0\.lr in it is NoneType'),
         (['optimizer', 'param_groups', 0, 'eps'], float('nan'), r'param_groups\.0\.eps'),
+        (['param_schedulers'], None, 'param_schedulers in it is no list'),
+        (['param_schedulers', 0], 'x', 'param_schedulers in it is no list'),
+        (['param_schedulers', 0, 'last_step'], 'x', r'param_schedulers\.0\.last_step .* str'),
+        (['param_schedulers', 0, 'base_values'], [], r'param_schedulers\.0\.base_values'),
+        (['param_schedulers', 0, 'base_values', 0], None, r'param_schedulers\.0\.base_values'),
+        (['param_schedulers', 0, 'by_epoch'], None, r'param_schedulers\.0\.by_epoch'),
+        (['message_hub', 'runtime_info'], [], r'message_hub\.runtime_info'),
+        (['message_hub', 'resumed_keys', 'iter'], {1: 2}, r"resumed_keys of 'iter' .* dict"),
+        (['message_hub', 'resumed_keys', 'iter'], False, r"resumed_keys of 'iter' .* False"),
     ],
 )
 def test_an_entry_of_another_form_is_refused_by_name(trained, tmp_path, path, value, named):

@@ -121,10 +121,12 @@ def check_entries(json_path: str | Path, masks: bool = True) -> CocoReport:
         report.add('mask_sizes', wrong_size, 'annotation ids ')
     reasons = {
         'are crowds (iscrowd), which are neither trained on nor scored': crowd,
-        'name no known image': ~known_image,
-        'name no known category': ~known_category,
-        'have a box that training drops': ~kept,
-        'have no mask that can be drawn': ~has_mask if masks else np.zeros(len(ids), bool),
+        'name no known image (image_id)': ~known_image,
+        'name no known category (category_id)': ~known_category,
+        'have a box that training drops (bbox, area)': ~kept,
+        'have no mask that can be drawn (segmentation)': ~has_mask
+        if masks
+        else np.zeros(len(ids), bool),
     }
     _require_one(report, reasons, len(ids))
     if images and known_image.any():

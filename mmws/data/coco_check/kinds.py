@@ -51,7 +51,7 @@ KINDS: dict[str, Kind] = {
     ),
     'repeated_files': Kind(
         'warning',
-        'image files that several images name',
+        "image files that 'file_name' of several images names",
         'their objects are trained and scored as if the images were different: merge the images',
     ),
     'id_types': Kind(
@@ -91,14 +91,14 @@ KINDS: dict[str, Kind] = {
     ),
     'bad_masks': Kind(
         'warning',
-        'masks with a polygon of fewer than 3 points or an odd number of coordinates',
+        "'segmentation' with a polygon of fewer than 3 points or an odd number of coordinates",
         'training ignores such polygons, COCO evaluation fails on them: remove them',
         mended=True,
     ),
     'no_img_dir': Kind(
         'error',
         'its images are in none of the folders tried',
-        'name the folder with `img_dirs`',
+        "name the folder with `img_dirs`, or correct 'file_name'",
     ),
     'spelled_otherwise': Kind(
         'error',
@@ -109,11 +109,11 @@ KINDS: dict[str, Kind] = {
     'missing_images': Kind(
         'error',
         'image files are missing',
-        'put them there, or name the folder with `img_dirs`',
+        "put them there, correct 'file_name', or name the folder with `img_dirs`",
     ),
     'bad_images': Kind(
         'error',
-        'image files cannot be read',
+        "files that 'file_name' names cannot be read as images",
         'training stops at them: replace them, or remove them from the file',
         mended=True,
     ),
@@ -162,13 +162,13 @@ KINDS: dict[str, Kind] = {
     ),
     'corner_boxes': Kind(
         'error',
-        'boxes reach over the edge of their image, and all boxes would fit as [x1, y1, x2, y2]',
+        "boxes ('bbox') reach over the edge of their image, and all would fit as [x1, y1, x2, y2]",
         'COCO boxes are [x, y, width, height]: subtract the first corner from the second',
         mended=True,
     ),
     'far_boxes': Kind(
         'error',
-        'boxes reach over the edge of their image by more than its size',
+        "boxes ('bbox') reach over the edge of their image by more than its size",
         'the loss would overflow: correct them',
         mended=True,
     ),

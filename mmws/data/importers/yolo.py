@@ -48,18 +48,19 @@ def import_yolo(root: Path) -> Imported:
     base = Path(folder, str(content.get('path') or ''))
     if not base.is_dir():
         base = folder  # written on another machine
-    images = {
-        split: list(_images(base, folder, value))
-        for split, keys in _SPLITS.items()
-        if (value := next((content[k] for k in keys if content.get(k)), None)) is not None
-    }
+    images = {}
+    for split, keys in _SPLITS.items():
+        key = next((key for key in keys if content.get(key)), None)
+        if key is not None:
+            where = f'{key!r} of {path}'
+            images[split] = list(_images(base, folder, content[key], where))
     if not images:
         found = {split: _first_dir(base, keys) for split, keys in _SPLITS.items()}
         if all(found.values()):
             images = {split: _in_folder(inner) for split, inner in found.items() if inner}
         else:
-            where = base / 'images'
-            images = {'all': _in_folder(where if where.is_dir() else base)}
+            inner = base / 'images'
+            images = {'all': _in_folder(inner if inner.is_dir() else base)}
     problems: list[str] = []
     splits, warnings = {}, []
     for split, paths in images.items():
@@ -112,14 +113,17 @@ def _in_folder(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob('*') if p.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def _images(base: Path, folder: Path, value: Any) -> Iterator[Path]:
-    """Yield the images that ``train`` or ``val`` of the YAML file names: folders, files, lists."""
+def _images(base: Path, folder: Path, value: Any, where: str) -> Iterator[Path]:
+    """Yield the images that ``train`` or ``val`` of the YAML file names: folders, files, lists.
+
+    ``where`` is how messages call that entry.
+    """
     for entry in value if isinstance(value, list) else [value]:
         # Exporters write paths relative to places where only they have been.
         tries = [base / str(entry), folder / str(entry), folder / str(entry).lstrip('./')]
         path = next((p for p in tries if p.exists()), None)
         if path is None:
-            raise FileNotFoundError(f'{tries[0]} does not exist, which the YAML file names')
+            raise FileNotFoundError(f'{where} names {tries[0]}, which does not exist: correct it')
         if path.is_dir():
             yield from _in_folder(path)
         elif path.suffix == '.txt':

@@ -6,8 +6,9 @@ Options of the command line, settings, checkpoints, foreign weights, archives, s
 in five formats and images are mutated by field and type, or by byte. Each input is read in a
 process of its own. A refusal is an exit with `error: ` lines, or a ``ValueError`` or ``OSError``,
 which the tools print so; it must name the file. Anything else fails: another exception, the death
-of the process, a hang, a file that is left behind. Prints a table of counts, and the failures with
-their inputs.
+of the process, a hang, a file that is left behind. Where a field was changed, `field named` counts
+the refusals that name it; the others are printed with ``FUZZ_FIELDS=1``: they may name what the
+change led to. Prints a table of counts, and the failures with their inputs.
 """
 
 from __future__ import annotations
@@ -55,13 +56,7 @@ def main() -> None:
     counts: Counter[tuple[str, str]] = Counter()
     if not args.summary:
         chosen = [kind for kind in KINDS if args.kind is None or kind.__name__ in args.kind]
-        # Imported here once, not by each of the processes that are forked.
-        import mmws.data.coco_check
-        import mmws.data.download
-        import mmws.engine  # noqa: F401
-
-        if any(kind.__module__ != files.__name__ for kind in chosen):
-            settings.prepare()
+        settings.prepare(train=settings.resumes in chosen)
         for kind in chosen:
             for seed in args.seed or [0]:
                 for number in range(args.first, args.first + args.inputs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import random
 import tarfile
@@ -17,6 +18,7 @@ from unittest import mock
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from .mutators import PICKLED_VALUES, TEXT_VALUES, Input, damage, damage_file, mutate
 from .settings import CONFIG, flat_config
@@ -95,16 +97,23 @@ def foreign_weights(folder: Path, numbers: random.Random) -> Input:
 
     source = numbers.choice(sorted(SOURCES))
     path = folder / numbers.choice(['x.pth', 'x.npz', 'x.safetensors'])
-    weights = {f'{numbers.choice(["conv1", "layer1.0.conv1", "stem.conv", "fc"])}.weight':
-               torch.rand(8, 3, 3, 3), 'bn1.weight': torch.rand(8)}  # fmt: skip
+    names = [f'{name}.weight' for name in ('conv1', 'layer1.0.conv1', 'fc')]
+    weights = {numbers.choice(names): torch.rand(8, 3, 3, 3), 'bn1.weight': torch.rand(8)}
+    fields: tuple[str, ...] = ()
     if path.suffix == '.npz':
         arrays: dict[str, Any] = {key: value.numpy() for key, value in weights.items()}
         np.savez(path, **arrays)
+    elif path.suffix == '.safetensors':
+        save_file(weights, path)
     else:
-        torch.save(mutate(weights, numbers, (*TEXT_VALUES, *PICKLED_VALUES))[0], path)
+        changed, fields = mutate(weights, numbers, (*TEXT_VALUES, *PICKLED_VALUES))
+        torch.save(changed, path)
+        fields = tuple(field for field in fields if field in changed)
     if numbers.random() < 0.4:
         damage_file(path, numbers)
-    return Input(lambda: convert_checkpoint(path, source, folder / 'out.pth'), (path.name,))
+        fields = ()
+    read = functools.partial(convert_checkpoint, path, source, folder / 'out.pth')
+    return Input(read, (path.name,), fields)
 
 
 def archives(folder: Path, numbers: random.Random) -> Input:
@@ -152,11 +161,13 @@ def images(folder: Path, numbers: random.Random) -> Input:
     from mmws.data.coco_check import read_image_size
     from mmws.data.coco_check.pixels import decode_image
 
-    path = folder / numbers.choice(['a.png', 'a.jpg', 'a.bmp', 'a.tif', 'a.webp'])
-    mode = numbers.choice(['RGB', 'RGB', 'L', 'RGBA', 'P', 'CMYK', '1', 'I', 'F', 'LA'])
+    path = folder / numbers.choice(['a.png', 'a.jpg', 'a.bmp', 'a.tif', 'a.webp', 'a.ico', 'a.gif'])
+    mode = numbers.choice(['RGB', 'RGB', 'L', 'RGBA', 'P', 'CMYK', '1', 'I', 'I;16', 'F', 'LA'])
     size = numbers.choice([(8, 8), (1, 1), (200, 3)])
     try:
-        Image.new(mode, size).save(path)
+        exif = Image.Exif()
+        exif[274] = numbers.choice([1, 3, 6, 99])  # the orientation
+        Image.new(mode, size).save(path, exif=exif)
     except (OSError, KeyError, ValueError):  # the format has no such images
         Image.new('RGB', size).save(path)
     if numbers.random() < 0.8:

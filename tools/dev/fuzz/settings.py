@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import json
 import random
 import re
@@ -116,19 +117,22 @@ def train_a_step(*arguments: object) -> None:
     """Run `tools/train.py` in this process, up to the end of its first iteration."""
     import runpy
 
-    from mmengine.hooks import RuntimeInfoHook
+    from mmengine.hooks import ParamSchedulerHook
 
     path = str(ROOT / 'tools/train.py')
 
     class Done(BaseException):
         """One step is done."""
 
+    update = ParamSchedulerHook.after_train_iter
+
     def stop(*arguments: Any, **options: Any) -> None:
+        update(*arguments, **options)
         raise Done
 
     with (
         mock.patch.object(sys, 'argv', [path, *map(str, arguments)]),
-        mock.patch.object(RuntimeInfoHook, 'after_train_iter', stop),
+        mock.patch.object(ParamSchedulerHook, 'after_train_iter', stop),
         contextlib.suppress(Done),
     ):
         runpy.run_path(path, run_name='__main__')
@@ -144,7 +148,7 @@ def settings(folder: Path, numbers: random.Random) -> Input:
     by_option = numbers.random() < 0.5
     # What the parts of a model are built with decides a quarter of all, not nearly all.
     part = numbers.choice([key for key, value in cfg.items() if isinstance(value, (dict, list))])
-    changed, fields = mutate({part: cfg[part]}, numbers)
+    changed, fields = mutate({part: cfg[part]}, numbers, (*TEXT_VALUES, {'a', 'b'}, 'ship'))
     work_dir = folder / 'work'
     if by_option and part in changed:
         options = _changed_leaves(cfg[part], changed[part], part)
@@ -206,7 +210,19 @@ def resumes(folder: Path, numbers: random.Random) -> Input:
     key = numbers.choice(list(contents))
     changed, fields = mutate({key: contents[key]}, numbers, (*TEXT_VALUES, *PICKLED_VALUES))
     contents = {name: value for name, value in contents.items() if name != key} | changed
+    other = numbers.random()
+    if other < 0.06:
+        contents, fields = (
+            {'state_dict': contents.get('state_dict')},
+            (*fields, 'optimizer', 'meta'),
+        )
+    elif other < 0.12 and isinstance(contents.get('optimizer'), dict):
+        contents['optimizer'] = _of_adam(contents['optimizer'])
+        fields = (*fields, 'optimizer')
     torch.save(contents, path)
+    if numbers.random() < 0.1:
+        named = numbers.choice(['', '\0', 'x.pth', str(work_dir), f'{path}\n{path}', 'ä' * 5000])
+        (work_dir / 'last_checkpoint').write_text(named)
     if numbers.random() < 0.2:
         damage_file(path, numbers)
         fields = ()
@@ -218,7 +234,32 @@ def resumes(folder: Path, numbers: random.Random) -> Input:
     )
 
 
-def prepare() -> None:
-    """Make what the inputs of this module have in common, before processes are forked."""
-    Config.fromfile(flat_config())
-    _trained()
+def _of_adam(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of another optimizer for the same parameters."""
+    groups = [dict(group, betas=(0.9, 0.999)) for group in state.get('param_groups') or [] if group]
+    for group in groups:
+        group.pop('momentum', None)
+    return {'state': {}, 'param_groups': groups}
+
+
+def prepare(train: bool) -> None:
+    """Import and make what inputs have in common, once, before processes are forked.
+
+    Args:
+        train: Whether the checkpoint that :func:`resumes` changes is needed.
+    """
+    from mmdet.utils import register_all_modules
+    from mmengine.config import utils
+
+    import mmws.data.coco_check
+    import mmws.data.download
+    import mmws.data.new_config
+    import mmws.engine  # noqa: F401
+
+    register_all_modules(init_default_scope=False)
+    # A config with a base in another package reads a hundred metafiles of it, which do not change.
+    utils._get_cfg_metainfo = functools.cache(utils._get_cfg_metainfo)
+    Config.fromfile(small_config())
+    if train:
+        _trained()
+    gc.freeze()  # A collection in a forked process would copy every page of memory.

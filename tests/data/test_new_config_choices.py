@@ -196,3 +196,14 @@ def test_a_file_that_cannot_be_split_is_named(tmp_path, key):
     (tmp_path / 'all.json').write_text(json.dumps(content))
     with pytest.raises(DataError, match=r'all\.json: an image has no id or file_name'):
         new_config(data=tmp_path, out=tmp_path / 'c.py')
+
+
+def test_sizes_that_are_wrong_in_every_image_are_not_told_as_images_not_found(coco, tmp_path):
+    # Bug: "its images are not found near it", although they lie there.
+    path = coco()
+    data = json.loads(path.read_text())
+    for image in data['images']:
+        image['width'] = '64'
+    path.write_text(json.dumps(data))
+    with pytest.raises(DataError, match=r"all\.json: 8 entries of 'images' whose 'width' is no"):
+        new_config(data=path, out=tmp_path / 'c.py')

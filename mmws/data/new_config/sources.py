@@ -120,7 +120,10 @@ def _located(file: Path) -> str:
     report = check_entries(file, masks=False)
     if report.file_names:
         check_files(report, None, 'train')
-    errors = [p.text for p in report.problems if p.kind in ('no_img_dir', 'unreadable', 'not_coco')]
+    kinds = ['no_img_dir', 'unreadable', 'not_coco']
+    if not report.file_names:
+        kinds.append('bad_entries')  # of all images, so that there is no file to look for
+    errors = [p.text for p in report.problems if p.kind in kinds]
     if errors or report.img_dir is None:
         raise DataError(errors or [f'{file}: its images are not found near it'])
     return report.img_dir

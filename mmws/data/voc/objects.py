@@ -68,7 +68,7 @@ def require_size(path: Path, size: tuple[Any, ...], expected: tuple[int, int]) -
         raise BrokenFileError(
             path,
             f'size {sizes[0]}, while the image has {sizes[1]}',
-            'one of the two belongs to another image',
+            'one of the two belongs to another image, or its width and height are wrong',
         )
 
 

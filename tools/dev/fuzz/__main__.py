@@ -56,7 +56,10 @@ def main() -> None:
     counts: Counter[tuple[str, str]] = Counter()
     if not args.summary:
         chosen = [kind for kind in KINDS if args.kind is None or kind.__name__ in args.kind]
-        settings.prepare(train=settings.resumes in chosen)
+        settings.prepare(
+            detectors=any(kind.__module__ != files.__name__ for kind in chosen),
+            train=settings.resumes in chosen,
+        )
         for kind in chosen:
             for seed in args.seed or [0]:
                 for number in range(args.first, args.first + args.inputs):

@@ -242,24 +242,29 @@ def _of_adam(state: dict[str, Any]) -> dict[str, Any]:
     return {'state': {}, 'param_groups': groups}
 
 
-def prepare(train: bool) -> None:
+def prepare(detectors: bool, train: bool) -> None:
     """Import and make what inputs have in common, once, before processes are forked.
 
     Args:
+        detectors: Whether MMDetection's parts are needed; forking without them is twice as fast.
         train: Whether the checkpoint that :func:`resumes` changes is needed.
     """
-    from mmdet.utils import register_all_modules
     from mmengine.config import utils
 
     import mmws.data.coco_check
     import mmws.data.download
-    import mmws.data.new_config
     import mmws.engine  # noqa: F401
 
-    register_all_modules(init_default_scope=False)
     # A config with a base in another package reads a hundred metafiles of it, which do not change.
     utils._get_cfg_metainfo = functools.cache(utils._get_cfg_metainfo)
-    Config.fromfile(small_config())
+    Config.fromfile(flat_config())
+    if detectors:
+        from mmdet.utils import register_all_modules
+
+        import mmws.data.new_config  # noqa: F401
+
+        register_all_modules(init_default_scope=False)
+        small_config()
     if train:
         _trained()
     gc.freeze()  # A collection in a forked process would copy every page of memory.

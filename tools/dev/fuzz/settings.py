@@ -253,7 +253,7 @@ def prepare(detectors: bool, train: bool) -> None:
 
     import mmws.data.coco_check
     import mmws.data.download
-    import mmws.engine  # noqa: F401
+    import mmws.engine
 
     # A config with a base in another package reads a hundred metafiles of it, which do not change.
     utils._get_cfg_metainfo = functools.cache(utils._get_cfg_metainfo)

@@ -122,6 +122,8 @@ def prepare(
             trained = read_intact(load_from)
             if resume is not None:
                 check_resumable(trained.contents, load_from)
+        if not any(isinstance(value, torch.Tensor) for value in trained.weights.values()):
+            raise CheckpointError(f'checkpoint {load_from} holds no weights in its state_dict')
         classes = train_classes(cfg) if resume is not None else None
         if classes is not None:
             require_same_classes(trained, classes)

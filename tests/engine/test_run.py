@@ -110,6 +110,13 @@ def test_a_file_that_is_no_checkpoint_is_named(config, tmp_path, content):
         prepare(config, checkpoint='x.pth')
 
 
+def test_a_checkpoint_without_weights_is_named(config, tmp_path):
+    # Bug: the check of the loaded weights does not know which file they came from.
+    torch.save({'state_dict': {}, 'meta': {}}, tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError, match=r'x\.pth holds no weights in its state_dict'):
+        prepare(config, checkpoint='x.pth')
+
+
 def test_a_work_dir_that_cannot_be_made_is_told_before_training(config, tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(OSError, match='file'):

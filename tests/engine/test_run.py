@@ -61,7 +61,8 @@ def test_missing_pretrained_weights_are_named_before_anything_is_built(config):
 def save(path):
     path.parent.mkdir(exist_ok=True)
     meta = {'epoch': 1, 'iter': 4, 'time': '20260101_000000'}
-    torch.save({'state_dict': {}, 'meta': meta, 'optimizer': {}, 'message_hub': {}}, path)
+    weights = {'weight': torch.zeros(1)}
+    torch.save({'state_dict': weights, 'meta': meta, 'optimizer': {}, 'message_hub': {}}, path)
     return str(path)
 
 

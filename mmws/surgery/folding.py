@@ -142,7 +142,8 @@ def _fold_weights(layer: Any, parameters: _Parameters) -> None:
     else:
         weights, beside = {'weight': layer.effective_weight()}, layer.beside_weight
     for name, value in weights.items():
-        setattr(layer, name, parameters.make(getattr(layer, name), value))
+        # Not by setattr, which takes a rescaled filter of WN for the work of a fusing tool.
+        layer.register_parameter(name, parameters.make(getattr(layer, name), value))
     for name in beside:
         delattr(layer, name)
 

@@ -49,6 +49,15 @@ def test_every_layer_becomes_its_plain_layer(case: Case):
     torch.testing.assert_close(plain(*inputs), expected)
 
 
+@every_layer
+def test_a_trained_layer_folds_in_evaluation_too(case: Case):
+    # Bug: each filter of WN is a multiple of the stored one, and passes for a fused norm's.
+    layer = case.make(dtype=torch.float64).eval()
+    disturb(layer)
+    inputs = case.inputs(torch.float64)
+    torch.testing.assert_close(mmws.fold(layer)(*inputs), layer(*inputs))
+
+
 @pytest.mark.parametrize(('weighted', 'plain', 'options'), RECURRENT, ids=lambda x: str(x))
 def test_recurrent_layers_become_plain(weighted, plain, options):
     # Bug: the plain layer goes on computing with the list of directions it was built with.

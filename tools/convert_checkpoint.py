@@ -19,6 +19,11 @@ def parse_args() -> argparse.Namespace:
         required=True,
         help='who made it: the authors of WS (jhu), torchvision, or timm',
     )
+    parser.add_argument(
+        '--classifier',
+        action='store_true',
+        help="keep the classifier: the file is for MMPretrain's ImageClassifier",
+    )
     parser.add_argument('--out', required=True, help='file to write')
     return parser.parse_args()
 
@@ -26,7 +31,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     with one_line_errors():
-        backbone = convert_checkpoint(args.src, args.source, args.out)
+        backbone = convert_checkpoint(args.src, args.source, args.out, args.classifier)
     print(f'wrote {args.out}: {len(backbone.state_dict)} weights of a {backbone.type}')
     preprocessing = backbone.record['data_preprocessor']
     if preprocessing is None:

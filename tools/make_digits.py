@@ -3,7 +3,12 @@
 import argparse
 
 import mmws.engine  # noqa: F401  (first, as it says what to install)
-from mmws.data.digits import DigitsConfig, generate_digits, is_up_to_date
+from mmws.data.digits import (
+    DigitsConfig,
+    generate_digits,
+    is_up_to_date,
+    write_single_digits,
+)
 from mmws.engine.cli import one_line_errors
 
 
@@ -15,6 +20,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--out', default='data/digits', help='folder to write')
     parser.add_argument('--voc', action='store_true', help='also write VOCdevkit/VOC2012 in it')
+    parser.add_argument(
+        '--single',
+        action='store_true',
+        help='write the single digits instead, as folders of images for classification',
+    )
     parser.add_argument('--seed', type=int, default=defaults.seed, help='other scenes')
     parser.add_argument('--num-train', type=int, default=defaults.num_train, help='scenes')
     parser.add_argument('--num-val', type=int, default=defaults.num_val, help='scenes')
@@ -31,6 +41,11 @@ def main() -> None:
     """Write the set and print a summary."""
     fields = vars(parse_args())
     out = fields.pop('out')
+    if fields.pop('single'):
+        with one_line_errors():
+            write_single_digits(out)
+        print(f'wrote the single digits to {out}/train and {out}/val, a folder for each class')
+        return
     with one_line_errors():
         config = DigitsConfig(**fields)
         if is_up_to_date(out, config):

@@ -1,4 +1,7 @@
-"""Convert weights of classifiers of other projects to weights of MMDetection's backbones."""
+"""Convert weights of classifiers of other projects to weights of MMDetection's backbones.
+
+With ``classifier=True`` they become those of MMPretrain's image classifiers.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ SOURCES = ('jhu', 'torchvision', 'timm')
 _CLASSIFIER = re.compile(r'(fc|head|last_linear)\.')
 # Keys of convolutions and norms in ResNets and ResNeXts of torchvision, and of timm with its names.
 _RESNET = re.compile(
-    r'(conv1|bn1|stem\.\d|layer[1-4]\.\d+\.(conv[1-3]|bn[1-3]|downsample\.[012]))'
+    r'(conv1|[bg]n1|stem\.\d|layer[1-4]\.\d+\.(conv[1-3]|[bg]n[1-3]|downsample\.[012]))'
     r'\.(weight|bias|running_mean|running_var|num_batches_tracked)'
 )
 _NORM = re.compile(r'(bn\d)$|stem\.[147]$')
@@ -40,19 +43,23 @@ class Backbone(NamedTuple):
     """Weights of a backbone of MMDetection or mmws."""
 
     type: str
-    """``ResNet`` (for ResNeXt too), ``ResNetV1d`` or ``mmws.ResNetV2``."""
+    """``ResNet`` (for ResNeXt too), ``ResNetV1d`` or ``mmws.ResNetV2``; ``ImageClassifier`` for one
+    of the first two with its classifier."""
     state_dict: dict[str, Tensor]
     record: dict[str, Any]
     """As :func:`mmws.checkpoints.describe_weights` describes a model."""
 
 
-def convert_checkpoint(src: str | Path, source: str, out: str | Path) -> Backbone:
+def convert_checkpoint(
+    src: str | Path, source: str, out: str | Path, classifier: bool = False
+) -> Backbone:
     """Convert a checkpoint of a classifier to one of a backbone, for ``init_cfg``.
 
     Args:
         src: A file of weights, a state dict or a dict with a ``state_dict``.
         source: As for :func:`convert_weights`.
         out: The file to write. Its metadata say what the weights were trained with.
+        classifier: As for :func:`convert_weights`.
 
     Returns:
         The backbone that was written.
@@ -66,7 +73,7 @@ def convert_checkpoint(src: str | Path, source: str, out: str | Path) -> Backbon
         raise FileExistsError(f'{out} exists: remove it, or give another name')
     weights = Checkpoint.read(src).weights
     try:
-        backbone = convert_weights(weights, source)
+        backbone = convert_weights(weights, source, classifier)
     except ValueError as error:
         raise ValueError(f'checkpoint {src}: {error}') from error
     with replacing(Path(out)) as draft:
@@ -75,8 +82,8 @@ def convert_checkpoint(src: str | Path, source: str, out: str | Path) -> Backbon
     return backbone
 
 
-def convert_weights(weights: Mapping[str, Any], source: str) -> Backbone:
-    """Rename the weights of a classifier to those of a backbone; the classifier is left out.
+def convert_weights(weights: Mapping[str, Any], source: str, classifier: bool = False) -> Backbone:
+    """Rename the weights of a classifier to those of a backbone.
 
     Args:
         weights: State dict, with or without the prefix ``module.``.
@@ -87,6 +94,8 @@ def convert_weights(weights: Mapping[str, Any], source: str) -> Backbone:
             - ``'torchvision'``, its ResNets and ResNeXts, or networks with its names and GN,
             - ``'timm'``, its ResNets and ResNeXts with torchvision's names, with the plain stem or
               that of ResNet-D, with BN or GN, and ``resnetv2_*_bit``.
+        classifier: Keep the classifier, which is left out otherwise: keys are those of MMPretrain's
+            ``ImageClassifier``, ``backbone.*`` and ``head.fc.*``. Not for ``resnetv2_*_bit``.
 
     Raises:
         ValueError: if a weight does not belong to such a network.
@@ -94,11 +103,14 @@ def convert_weights(weights: Mapping[str, Any], source: str) -> Backbone:
     if source not in SOURCES:
         raise ValueError(f'source must be one of {", ".join(SOURCES)}, not {source!r}')
     weights = {key.removeprefix('module.'): value for key, value in weights.items()}
-    weights = {key: value for key, value in weights.items() if not _CLASSIFIER.match(key)}
+    head = {key: value for key, value in weights.items() if _CLASSIFIER.match(key)}
+    weights = {key: value for key, value in weights.items() if key not in head}
     for key, value in weights.items():
         if not isinstance(value, Tensor):
             raise ValueError(f'{key} is a {type(value).__name__}, no tensor: these are no weights')
     if source == 'timm' and 'stem.conv.weight' in weights:
+        if classifier:
+            raise ValueError('it is of a BiT ResNet, whose classifier MMPretrain does not have')
         _check(weights, _BIT_KEY, 'BiT ResNet')
         return _backbone('mmws.ResNetV2', weights, _BIT, 'GN', _HALF)
 
@@ -111,7 +123,7 @@ def convert_weights(weights: Mapping[str, Any], source: str) -> Backbone:
         raise ValueError("it has running statistics of BN, which the authors' GN+WS files lack")
     if norm == 'GN':
         weights = {re.sub(r'(^|\.)bn(\d)', r'\1gn\2', key): v for key, v in weights.items()}
-    return _backbone(
+    backbone = _backbone(
         'ResNetV1d' if deep else 'ResNet',
         weights,
         STANDARDIZED if source == 'jhu' else PLAIN,
@@ -119,6 +131,23 @@ def convert_weights(weights: Mapping[str, Any], source: str) -> Backbone:
         # timm normalizes images differently from model to model, and the weights do not say how.
         None if source == 'timm' else _IMAGENET,
     )
+    return _with_classifier(backbone, head) if classifier else backbone
+
+
+def _with_classifier(backbone: Backbone, head: Mapping[str, Tensor]) -> Backbone:
+    """Return the weights of MMPretrain's ``ImageClassifier``."""
+    if sorted(head) != ['fc.bias', 'fc.weight']:
+        found = ', '.join(sorted(head)) or 'none of it'
+        raise ValueError(f'a classifier needs fc.weight and fc.bias, and it holds {found}')
+    weights = {f'backbone.{key}': value for key, value in backbone.state_dict.items()}
+    weights.update((f'head.{key}', value) for key, value in head.items())
+    record = dict(backbone.record)
+    for name in ('weights', 'norms'):
+        record[name] = [
+            dict(entry, layers=[f'backbone.{layer}' for layer in entry['layers']])
+            for entry in record[name]
+        ]
+    return Backbone('ImageClassifier', weights, record)
 
 
 def _deep_stem(key: str) -> str:

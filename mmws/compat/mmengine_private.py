@@ -67,6 +67,8 @@ def swaps_channels(preprocessor: nn.Module | None) -> bool:
     """Return whether a data preprocessor turns BGR images into RGB, or RGB into BGR.
 
     Args:
-        preprocessor: A preprocessor of MMEngine; others have no such setting and swap nothing.
+        preprocessor: A preprocessor of MMEngine, or MMPretrain's, which has a setting of its own;
+            others have no such setting and swap nothing.
     """
-    return bool(getattr(preprocessor, '_channel_conversion', False))
+    setting = getattr(preprocessor, 'to_rgb', False)
+    return bool(getattr(preprocessor, '_channel_conversion', setting))

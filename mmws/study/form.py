@@ -19,6 +19,7 @@ def InForm(
     model: dict[str, Any],
     conv: str | dict[str, Any] | None = None,
     norm: str | dict[str, Any] | None = 'BN',
+    **settings: Any,
 ) -> nn.Module:
     """Build a model with Batch Normalization and give it other layers, ``type='mmws.InForm'``.
 
@@ -30,11 +31,13 @@ def InForm(
         conv: As for :func:`mmws.convert`.
         norm: As for :func:`mmws.convert`; ``'BN'`` leaves the norms. None removes them, and gives
             the layers before them a bias.
+        **settings: Merged into ``model``. MMEngine's Runner puts the ``data_preprocessor`` of a
+            config here, if the config has it outside of its model as MMPretrain's do.
 
     Raises:
         ValueError: if ``conv`` or ``norm`` is unknown.
     """
-    built = MMENGINE_MODELS.build(model)
+    built = MMENGINE_MODELS.build(dict(model, **settings))
     if hasattr(built, 'init_weights'):
         built.init_weights()
     if conv == 'WN':

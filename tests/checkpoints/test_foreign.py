@@ -131,6 +131,23 @@ def test_weights_of_another_network_are_refused(weights, source, message):
         convert_weights({k: torch.ones(v) for k, v in weights.items()}, source)
 
 
+def test_a_classifier_is_kept_under_the_names_of_mmpretrain():
+    # Bug: the record names layers that the weights do not have, and the guard finds no function.
+    theirs = torchvision.models.resnet50(norm_layer=group_norm).state_dict()
+    converted = convert_weights(theirs, 'jhu', classifier=True)
+    assert converted.type == 'ImageClassifier'
+    assert len(converted.state_dict) == len(theirs)
+    torch.testing.assert_close(converted.state_dict['head.fc.weight'], theirs['fc.weight'])
+    torch.testing.assert_close(converted.state_dict['backbone.gn1.bias'], theirs['bn1.bias'])
+    described = [name for entry in converted.record['weights'] for name in entry['layers']]
+    norms = [name for entry in converted.record['norms'] for name in entry['layers']]
+    named = {key.rpartition('.')[0] for key in converted.state_dict}
+    assert {*described, *norms} == named - {'head.fc'}
+    del theirs['fc.bias']
+    with pytest.raises(ValueError, match=r'needs fc\.weight and fc\.bias, and it holds fc\.weight'):
+        convert_weights(theirs, 'jhu', classifier=True)
+
+
 def test_the_tool_writes_once_and_says_what(tmp_path, monkeypatch, capsys):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / 'r18.pth')
     arguments = (tmp_path / 'r18.pth', '--from', 'torchvision', '--out', tmp_path / 'out' / 'r.pth')

@@ -22,6 +22,7 @@ from mmws.data.digits import (
     is_up_to_date,
     mask_to_polygons,
     render_scenes,
+    write_single_digits,
 )
 from mmws.data.voc import VOID, voc_palette
 from tests.helpers.processes import call_tool
@@ -314,6 +315,29 @@ def test_missing_scikit_learn_is_one_clear_line(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r'pip install "mmws\[demo\]"'):
         generate_digits(tmp_path / 'digits')
     assert list(tmp_path.iterdir()) == []
+
+
+def test_single_digits_are_all_there_once_in_the_folders_of_their_classes(tmp_path):
+    # Bug: a digit is in both splits, or in the folder of another class.
+    root = write_single_digits(tmp_path / 'single', size=8)
+    found = {p.stem: p.relative_to(root).parts for p in root.rglob('*.png')}
+    digits = pytest.importorskip('sklearn.datasets').load_digits()
+    assert len(found) == len(list(root.rglob('*.png'))) == len(digits.target) == 1797
+    for index, (image, label) in enumerate(zip(digits.images, digits.target)):
+        split, name, _ = found[f'{index:04}']
+        assert (split, name) == ('train' if index % 5 else 'val', str(label))
+        if index % 100 == 0:
+            pixels = np.asarray(Image.open(root / split / name / f'{index:04}.png'))
+            np.testing.assert_allclose(pixels / 255, image / 16, atol=1 / 255)
+
+
+def test_single_digits_leave_other_files_alone(tmp_path):
+    (tmp_path / 'mine.txt').write_text('mine')
+    with pytest.raises(FileExistsError, match='is not empty'):
+        write_single_digits(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ['mine.txt']
+    with pytest.raises(ValueError, match='limit must be at least 1, got 0'):
+        write_single_digits(tmp_path / 'other', limit=0)
 
 
 def test_tool(tmp_path, capsys):

@@ -7,14 +7,14 @@ from unittest import mock
 import mmdet
 from mmengine.config import Config, ConfigDict
 
-from tests.helpers.paths import CONFIGS
+from tests.helpers.paths import CONFIGS, NO_DETECTORS
 
 MMDET_CONFIGS = Path(mmdet.__file__).parent / '.mim' / 'configs'
 # `folder/name`, as after `mmws::`.
 ZOO = sorted(
     f'{path.parent.name}/{path.stem}'
     for path in CONFIGS.glob('*/*.py')
-    if path.parent.name not in ('_base_', 'study')
+    if path.parent.name not in NO_DETECTORS
 )
 
 # A base is read once for all its heirs, and with it MMDetection's metafiles, which MMEngine reads

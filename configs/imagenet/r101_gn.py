@@ -1,0 +1,5 @@
+"""ResNet-101, GN; ImageNet, 100 epochs, 256 images a step."""
+
+_base_ = ['./r101_bn.py', '../_base_/norms/gn.py']
+
+model = dict(backbone=_base_.layers)

@@ -1,0 +1,6 @@
+"""ResNet-50, BN; ImageNet, 100 epochs, 256 images a step. The rival."""
+
+_base_ = 'mmpretrain::resnet/resnet50_8xb32_in1k.py'
+
+custom_imports = dict(imports=['mmws'])
+auto_scale_lr = dict(enable=True)

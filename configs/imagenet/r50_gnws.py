@@ -1,0 +1,5 @@
+"""ResNet-50, GN+WS; ImageNet, 100 epochs, 256 images a step."""
+
+_base_ = ['./r50_bn.py', '../_base_/norms/gnws.py']
+
+model = dict(backbone=_base_.layers)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from importlib.metadata import PackageNotFoundError, distribution
 from types import ModuleType
 
 from .loading import allow_checkpoint_classes
 from .logs import log_to_mmengine
 from .on_import import when_imported
+from .stack import is_installed
 
 
 def extend_mmengine() -> None:
@@ -35,6 +37,18 @@ def _add_config_package(module: ModuleType) -> None:
     # editable installation MMEngine 0.10.7 takes the folder of the distribution's metadata, where
     # the package is not. It finds the folder of a module in every installation.
     module.MODULE2PACKAGE['mmws'] = 'mmws.registry'
+    # The name of MMSegmentation's distribution is another one in the onedl stack, which MMEngine
+    # then asks to be installed.
+    if is_installed('mmseg') and not _is_distributed('mmsegmentation'):
+        module.MODULE2PACKAGE['mmseg'] = 'mmseg'
+
+
+def _is_distributed(name: str) -> bool:
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _allow_checkpoint_classes(module: ModuleType) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from numbers import Real
 from typing import Any
 
 _TASKS = {'bbox': 'box', 'segm': 'mask'}
@@ -33,8 +34,8 @@ def one_line_scores(metrics: Mapping[str, Any]) -> str:
         half = by_name.get(f'{name}_50')
         parts.append(text if half is None else f'{text}, AP50 {_score(half)}')
     if not parts:
-        numbers = [(n, v) for n, v in by_name.items() if isinstance(v, (int, float))]
-        parts = [f'{name} {_score(value)}' for name, value in numbers[:_OTHER_SCORES]]
+        numbers = [(n, v) for n, v in by_name.items() if isinstance(v, Real)]
+        parts = [f'{name} {_score(float(value))}' for name, value in numbers[:_OTHER_SCORES]]
     return '   '.join(parts)
 
 

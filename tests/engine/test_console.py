@@ -7,6 +7,7 @@ import os
 import re
 import warnings
 
+import numpy as np
 import pytest
 from mmengine.logging import print_log
 from mmengine.runner import Runner
@@ -125,6 +126,8 @@ def test_scores_are_named_for_people():
     assert one_line_scores(scores) == 'box mAP 0.512, AP50 0.800   mask mAP –'
     assert one_line_scores({'pascal/mAP': 0.25}) == 'mAP 0.250'
     assert one_line_scores({'acc/top1': 71.5, 'acc/name': 'x'}) == 'top1 71.500'
+    # Bug: scores of NumPy, as MMSegmentation's, are left out.
+    assert one_line_scores({'mIoU': np.float32(7.5)}) == 'mIoU 7.500'
     assert duration(3661.4) == '1:01:01'
 
 

@@ -1,4 +1,4 @@
-"""Narrow DeepLabV3 R18, GN+WS, on the scenes of digits as masks: two minutes on two cores.
+"""Narrow DeepLabV3 R18, GN+WS, on the scenes of digits as masks: five minutes on two cores.
 
 python tools/make_digits.py --voc --out data/digits
 """

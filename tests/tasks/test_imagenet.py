@@ -16,6 +16,7 @@ from mmws.config import load_config
 from mmws.data.digits import write_single_digits
 from mmws.engine import evaluate, prepare
 from mmws.layers import ConvWN2d, ConvWS2d, GroupNorm
+from mmws.surgery.fold_files import fold_files
 from tests.checkpoints.test_foreign import as_the_authors_save, group_norm, randomized, standardized
 from tests.helpers.other_tasks import folding_changes, require_package, train_a_little
 from tests.helpers.paths import CONFIGS, NARROW_CONFIG
@@ -112,6 +113,9 @@ def test_a_training_evaluates_and_folds(trained, data, tmp_path):
     record = Checkpoint.read(checkpoint).meta['mmws']
     assert 'backbone.layer1.0.conv1' in record['weights'][0]['layers']
     assert record['data_preprocessor']['bgr_to_rgb'] is True
+    files = fold_files(config, checkpoint, tmp_path / 'folded')
+    assert files.difference < 1e-4
+    assert 'mmws' not in files.config.read_text()
     assert folding_changes(model, torch.randn(2, 3, 32, 32)) < 1e-9
 
 

@@ -13,6 +13,7 @@ from mmws.checkpoints import Checkpoint
 from mmws.config import load_config
 from mmws.engine import evaluate, prepare
 from mmws.layers import ConvWS2d, GroupNorm
+from mmws.surgery.fold_files import fold_files
 from tests.helpers.digits_config import small_digits
 from tests.helpers.other_tasks import folding_changes, require_package, train_a_little
 from tests.helpers.paths import CONFIGS
@@ -109,4 +110,7 @@ def test_a_training_evaluates_and_folds(data, tmp_path):
     cfg_options = {name.replace('__', '.'): value for name, value in options.items()}
     cfg = prepare(config, checkpoint=checkpoint, work_dir=tmp_path, cfg_options=cfg_options)
     assert 0 <= evaluate(cfg)['mIoU'] <= 100
+    files = fold_files(config, checkpoint, tmp_path / 'folded')
+    assert files.difference < 1e-4
+    assert 'mmws' not in files.config.read_text()
     assert folding_changes(model, torch.randn(1, 3, 64, 64)) < 1e-9

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from numbers import Real
 from pathlib import Path
 from typing import TextIO
 
@@ -174,7 +175,7 @@ def _result(spec: Spec, cell: Cell, outcome: Mapping, seconds: float) -> Result:
         updates=cell.updates,
         rate=cell.rate,
         seed=cell.seed,
-        metrics={k: v for k, v in last.items() if k != 'iteration' and isinstance(v, float)},
+        metrics={k: float(v) for k, v in last.items() if k != 'iteration' and isinstance(v, Real)},
         curve=[[e['iteration'], e[task.metric]] for e in evaluations if task.metric in e],
         error=outcome['error'],
         seconds=round(seconds, 1),

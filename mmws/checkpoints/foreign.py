@@ -26,7 +26,6 @@ _RESNET = re.compile(
     r'(conv1|[bg]n1|stem\.\d|layer[1-4]\.\d+\.(conv[1-3]|[bg]n[1-3]|downsample\.[012]))'
     r'\.(weight|bias|running_mean|running_var|num_batches_tracked)'
 )
-_NORM = re.compile(r'(bn\d)$|stem\.[147]$')
 _BIT_KEY = re.compile(
     r'(stem\.conv|norm|stages\.\d\.blocks\.\d+\.(norm[1-3]|conv[1-3]|downsample\.conv))\.'
 )

@@ -4,12 +4,13 @@ import argparse
 import math
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import mmws.engine  # noqa: F401  (first, as it says what to install)
 from mmws.engine.cli import one_line_errors
 from mmws.hooks.stop import RESUMABLE, parse_duration
-from mmws.study import read_spec, run_study, write_report
+from mmws.study import read_spec, run_study, with_data, write_report
 
 
 def parse_args() -> argparse.Namespace:
@@ -19,6 +20,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('spec', help='file of the study, such as configs/study/claims.py')
     parser.add_argument('--results', help='JSON lines; default: docs/reports/<name of SPEC>.jsonl')
+    parser.add_argument(
+        '--data',
+        help='data set of your own for all tasks: what new_config.py recognizes, or, to classify, '
+        'a folder with train and val, each with a folder of images for each class',
+    )
     parser.add_argument(
         '--work-dir', default='work_dirs/study', help='folder of configs and logs of the runs'
     )
@@ -56,11 +62,15 @@ def main() -> None:
         if args.report is not None:
             print(f'wrote {write_report(spec, results, args.report or None)}')
             return
+        shard = _shard(args.shard)
+        if args.data:
+            # Jobs of an array convert the data each for itself.
+            spec = with_data(spec, args.data, Path(args.work_dir) / f'data_{shard[0]}')
         left = run_study(
             spec,
             results,
             args.work_dir,
-            shard=_shard(args.shard),
+            shard=shard,
             stop_after=parse_duration(args.stop_after) if args.stop_after else math.inf,
             only=args.only,
             screen=sys.stdout,

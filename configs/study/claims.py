@@ -43,6 +43,9 @@ forms = {
     'WN, no init': dict(conv='WN', norm=None),
     'neither': dict(norm=None),
     'plain': dict(),
+    'LN': dict(norm=dict(type='GN', num_groups=1)),
+    'IN': dict(norm='IN'),
+    'BCN+WS': dict(conv='WS', norm=dict(type='BCN', num_groups=8)),
 }
 _all = ('BN', 'GN', 'WN', 'BN+WS', 'GN+WS')
 grid = [
@@ -63,6 +66,9 @@ grid = [
         images_per_step=(8,),
         rates=(0.003, 0.01, 0.03, 0.1, 0.3),
     ),
+    # The other norms that the paper of Weight Standardization compares.
+    dict(task='instances', forms=('LN', 'IN', 'BCN+WS'), images_per_step=(1, 2, 8)),
+    dict(task='instances', forms=_all, images_per_step=(4,)),
 ]
 _WS = 'arXiv 1903.10520'
 _WN = 'arXiv 1602.07868'

@@ -55,7 +55,7 @@ def cell_config(spec: Spec, cell: Cell) -> str:
     warmup = max(2, round(WARMUP * cell.updates))  # MMEngine warms up in two steps at least
     return _TEXT.format(
         name=cell.name,
-        base=_base(spec, form.config or task.config),
+        base=config_path(spec, form.config or task.config),
         conv=form.conv,
         norm=form.norm,
         hooks=[dict(type='mmws.WeightNormInitHook')] if form.init else [],
@@ -70,7 +70,8 @@ def cell_config(spec: Spec, cell: Cell) -> str:
     )
 
 
-def _base(spec: Spec, config: str) -> str:
+def config_path(spec: Spec, config: str) -> str:
+    """Return where a config lies that the file of a study names."""
     if '::' in config:
         return config
     return str((spec.path.parent / config).resolve())

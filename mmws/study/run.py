@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -181,10 +182,15 @@ def _result(spec: Spec, cell: Cell, outcome: Mapping, seconds: float) -> Result:
         seconds=round(seconds, 1),
         seconds_per_step=outcome['seconds_per_step'],
         peak_mib=outcome['peak_mib'],
-        command=f'python tools/study.py {_shown(spec.path)} --only {cell.name}',
+        command=_command(spec, cell),
         versions=_versions(),
         threads=torch.get_num_threads(),
     )
+
+
+def _command(spec: Spec, cell: Cell) -> str:
+    data = f' --data {shlex.quote(_shown(spec.data))}' if spec.data else ''
+    return f'python tools/study.py {_shown(spec.path)}{data} --only {cell.name}'
 
 
 def _shown(path: Path) -> str:

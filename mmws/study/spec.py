@@ -113,6 +113,7 @@ class Spec:
     forms: dict[str, Form]
     grid: tuple[Block, ...]
     claims: tuple[Claim, ...] = ()
+    data: Path | None = None  # of :func:`mmws.study.with_data`
 
 
 @dataclass(frozen=True)

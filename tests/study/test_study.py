@@ -212,7 +212,7 @@ def test_the_runs_differ_in_what_the_cell_says_and_in_nothing_else(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['claims', 'pretrained'])
+@pytest.mark.parametrize('name', ['claims', 'pretrained', 'nuclei', 'cifar10'])
 def test_every_config_of_a_study_that_comes_with_mmws_is_there(name):
     # Bug: a task or a form of a study names a config that was renamed, and fails hours later.
     spec = read_spec(CONFIGS / 'study' / f'{name}.py')

@@ -81,7 +81,25 @@ def train_step(model: nn.Module, config: dict, size: int) -> None:
     _train_step(model, tiny_batch(config, size, training=True))
 
 
-def _train_step(model: Any, batch: dict[str, Any]) -> None:
+def training_loss(model: Any, config: dict, size: int) -> Tensor:
+    """Return the sum of the losses, a scalar with its graph, on the batch of :func:`train_step`.
+
+    Gradients are set to None before; random numbers begin at the same seed in every call.
+    """
+    return _loss(model, tiny_batch(config, size, training=True))
+
+
+def _train_step(model: nn.Module, batch: dict[str, Any]) -> None:
+    loss = _loss(model, batch)
+    if not loss.isfinite():
+        raise FloatingPointError(f'the loss is {loss.item()}')
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and not parameter.grad.isfinite().all():
+            raise FloatingPointError(f'the gradient of {name} is not finite')
+
+
+def _loss(model: Any, batch: dict[str, Any]) -> Tensor:
     _seed()
     model.train()
     model.zero_grad()
@@ -90,12 +108,7 @@ def _train_step(model: Any, batch: dict[str, Any]) -> None:
         MessageHub.get_current_instance().update_info(counter, 0)
     data = model.data_preprocessor(batch, True)
     loss, _ = model.parse_losses(model(**data, mode='loss'))
-    if not loss.isfinite():
-        raise FloatingPointError(f'the loss is {loss.item()}')
-    loss.backward()
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None and not parameter.grad.isfinite().all():
-            raise FloatingPointError(f'the gradient of {name} is not finite')
+    return loss
 
 
 def infer(model: nn.Module, config: dict, size: int, mode: str) -> Any:

@@ -104,6 +104,8 @@ def test_every_config_gets_one_line(root, tmp_path):
     assert first['stage'] == 'done', first
     assert (first['convs'], first['norms'], first['fold_equal']) == (20, 20, True)
     assert first['holds'] is True
+    assert first['remake_equal'] is True
+    assert first['kept_remade'] < first['kept']
     errors = {name: result.get('error', '') for name, result in results.items()}
     assert 'NoSuchDetector' in errors['broken/unknown.py']
     assert 'has no model' in errors['broken/part.py']
@@ -125,8 +127,8 @@ def test_every_config_gets_one_line(root, tmp_path):
     assert '**2 of the 2 configs whose model runs here unconverted (100.0%)' in ' '.join(
         text.split()
     )
-    assert '| family | 2 | 1 | 2 | 2 | 2 | 2 | 2 | 2 |' in text
-    assert '| broken | 5 | 5 | 0 | 0 | 0 | 0 | 0 | 0 |' in text
+    assert '| family | 2 | 1 | 2 | 2 | 2 | 2 | 2 | 2 | 2 |' in text
+    assert '| broken | 5 | 5 | 0 | 0 | 0 | 0 | 0 | 0 | 0 |' in text
 
 
 def test_unequal_outputs_are_found(root, monkeypatch):
@@ -154,17 +156,19 @@ def test_report_names_what_failed():
         {'config': 'a/later.py', 'same_as': 'b/not_yet.py'},
         {'config': 'b/unequal.py', **passed, 'fold_equal': False, 'difference': 0.5},
         {'config': 'b/clash.py', **passed, 'holds': False, 'check_difference': 0.25},
+        {'config': 'b/odd.py', **passed, 'remake_equal': False},
         {'config': 'b/crash.py', 'built': True, 'ran': True, 'stage': 'convert', 'error': 'E: x|y'},
         {'config': 'c/out.py', 'stage': 'build', 'error': 'ImportError: no package'},
         {'config': 'c/gone.py', 'stage': 'read', 'error': f'E: no file {ZOO}/c/base.py'},
     ]
     text = report(json.loads(json.dumps(results)), 'the command', ['a/good.py', 'd/never.py'])
     words = ' '.join(text.split())
-    assert '**2 of the 5 configs whose model runs here unconverted (40.0%)' in words
+    assert '**2 of the 6 configs whose model runs here unconverted (33.3%)' in words
     assert '2 more configs are not checked yet' in words
     failed, left = text.split('## Failed')[1].split('## Left out')
     assert 'outputs differ by 5.0e-01 | `b/unequal.py`' in failed
     assert 'the check fails by 2.5e-01 | `b/clash.py`' in failed
+    assert 'training with remaking differs | `b/odd.py`' in failed
     assert 'Run 2026-01-02. torch' in words
     assert '| 1 | convert | E: x\\|y | `b/crash.py` |' in failed
     assert '| 1 | build | ImportError: no package | `c/out.py` |' in left

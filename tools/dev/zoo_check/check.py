@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,8 @@ from torch import nn
 import mmws
 from mmws.config.tree import DROP, KeyPath, kind, rewrite
 from mmws.testing.compare import max_difference, tensors_of
-from mmws.testing.trial import find_run, infer, train_step
+from mmws.testing.trial import find_run, infer, train_step, training_loss
+from mmws.training_step.live_memory import LiveMemory
 
 FOLD_TOLERANCE = 1e-4
 
@@ -57,6 +59,10 @@ def check_model(cfg: Config) -> Iterator[dict[str, Any]]:
     outputs = infer(model, config, run.size, run.mode)
     yield {'ran_converted': True}
 
+    yield {'stage': 'remake'}
+    if run.trains:
+        yield _check_remaking(model, config, run.size)
+
     yield {'stage': 'check'}
     model.zero_grad()  # a copy of the model would copy the gradients too
     yield _check_conversion(model) if report.convs else {'holds': True}
@@ -69,6 +75,27 @@ def check_model(cfg: Config) -> Iterator[dict[str, Any]]:
         'difference': difference,
         'compared': sum(t.numel() for t in tensors_of(outputs)),
     }
+
+
+def _check_remaking(model: nn.Module, config: ConfigDict, size: int) -> dict[str, Any]:
+    """Compare losses and gradients, bit by bit, and what is kept for the backward pass in bytes."""
+    state = copy.deepcopy(model.state_dict())  # training changes running statistics and teachers
+    steps = []
+    for remake in (False, True):
+        with mmws.TrainingStep(model, remake=remake):
+            training_loss(model, config, size)  # the first pass shows the order of the layers
+            model.load_state_dict(state)
+            with LiveMemory() as memory:
+                loss = training_loss(model, config, size)
+                kept = memory.live()
+            loss.backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        steps.append((kept, [loss.detach(), *gradients]))
+        model.zero_grad()
+    model.load_state_dict(state)
+    (kept, plain), (kept_remade, remade) = steps
+    equal = len(plain) == len(remade) and all(map(torch.equal, plain, remade))
+    return {'remake_equal': equal, 'kept': kept, 'kept_remade': kept_remade}
 
 
 def _check_conversion(model: nn.Module) -> dict[str, Any]:

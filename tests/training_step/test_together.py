@@ -1,6 +1,7 @@
 """Weights made together give what layers alone give, whatever runs around them."""
 
 import copy
+import itertools
 import pickle
 import threading
 
@@ -10,12 +11,15 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from mmws import TrainingStep, layers
 from mmws.functional import WeightFunction
 from mmws.layers.source import active
+from mmws.training_step import remake as remake_module
 from mmws.training_step import together as together_module
 
 
@@ -351,13 +355,14 @@ def test_a_function_with_nothing_but_a_formula():
 
 
 def _ddp_worker(rank: int, init_method: str) -> None:
+    remake_module.MIN_BYTES = 0
     dist.init_process_group('gloo', init_method=init_method, rank=rank, world_size=2)
     try:
-        for use_reentrant in (None, True, False):
+        for use_reentrant, remake in itertools.product((None, True, False), (False, True)):
             alone, model = make(use_reentrant=use_reentrant), make(use_reentrant=use_reentrant)
             for m in (alone, model):
                 del m.unused
-            TrainingStep(model, group_mib=0.002)
+            TrainingStep(model, remake=remake, group_mib=0.002)
             parallel = DistributedDataParallel(model, bucket_cap_mb=0.002)
             for _ in range(3):
                 alone.zero_grad(), model.zero_grad()
@@ -367,15 +372,44 @@ def _ddp_worker(rank: int, init_method: str) -> None:
                 parallel(2 * parts[rank]).square().mean().backward()
                 losses = [alone(f * x).square().mean() / 2 for x in parts for f in (1, 2)]
                 sum(losses).backward()
-                for (name, got), expected in zip(model.named_parameters(), alone.parameters()):
-                    message = f'{name}: {{}}'.format
-                    torch.testing.assert_close(
-                        got.grad, expected.grad, rtol=1e-4, atol=1e-5, msg=message
-                    )
+                assert_equal_gradients(model, alone)
     finally:
         dist.destroy_process_group()
 
 
+def _fsdp_worker(rank: int, init_method: str) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    remake_module.MIN_BYTES = 0
+    dist.init_process_group('gloo', init_method=init_method, rank=rank, world_size=2)
+    try:
+        mesh = init_device_mesh('cpu', (2,))
+        for remake in (False, True):
+            alone, model = make(), make()
+            for m in (alone, model):
+                del m.unused
+            TrainingStep(model, remake=remake)
+            for unit in (model.block, model):
+                fully_shard(unit, mesh=mesh)
+            for _ in range(2):
+                alone.zero_grad(), model.zero_grad()
+                parts = X.split(1)
+                model(parts[rank]).square().mean().backward()
+                sum(alone(x).square().mean() / 2 for x in parts).backward()
+                assert_equal_gradients(model, alone)
+    finally:
+        dist.destroy_process_group()
+
+
+def assert_equal_gradients(model: nn.Module, alone: nn.Module) -> None:
+    for (name, got), expected in zip(model.named_parameters(), alone.parameters(), strict=True):
+        grad = got.grad.full_tensor() if isinstance(got.grad, DTensor) else got.grad
+        torch.testing.assert_close(
+            grad, expected.grad, rtol=1e-4, atol=1e-5, msg=f'{name}: {{}}'.format
+        )
+
+
 @pytest.mark.slow
-def test_ddp(tmp_path):
-    mp.spawn(_ddp_worker, (f'file://{tmp_path}/rendezvous',), nprocs=2)
+@pytest.mark.parametrize('worker', [_ddp_worker, _fsdp_worker])
+def test_two_processes_give_the_gradients_of_one(tmp_path, worker):
+    mp.spawn(worker, (f'file://{tmp_path}/rendezvous',), nprocs=2)

@@ -5,6 +5,7 @@ import argparse
 import mmws  # noqa: F401
 from mmws.config import load_config
 from mmws.engine import cli
+from mmws.engine.quiet import quiet_stack
 from mmws.visualization.browse import browse
 
 
@@ -22,7 +23,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    with cli.one_line_errors():
+    with cli.one_line_errors(), quiet_stack():
         count = browse(load_config(args.config, args.cfg_options), args.out, args.num, args.seed)
     print(f'wrote {args.out}: {count} training samples')
 

@@ -5,6 +5,7 @@ import argparse
 import mmws  # noqa: F401
 from mmws.checkpoints import SOURCES, convert_checkpoint
 from mmws.engine.cli import one_line_errors
+from mmws.engine.quiet import quiet_stack
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,7 +31,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    with one_line_errors():
+    with one_line_errors(), quiet_stack():
         backbone = convert_checkpoint(args.src, args.source, args.out, args.classifier)
     print(f'wrote {args.out}: {len(backbone.state_dict)} weights of a {backbone.type}')
     preprocessing = backbone.record['data_preprocessor']

@@ -4,6 +4,7 @@ import argparse
 
 import mmws  # noqa: F401
 from mmws.engine.cli import one_line_errors
+from mmws.engine.quiet import quiet_stack
 from mmws.surgery.convert_config import convert_config
 
 
@@ -33,7 +34,7 @@ def main() -> None:
     for side in ('conv', 'norm'):
         if options[side] == 'none':
             options[side] = None
-    with one_line_errors():
+    with one_line_errors(), quiet_stack():
         written = convert_config(**options)
     print(written.report.summary())
     for checkpoint in written.pretrained:

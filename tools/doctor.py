@@ -7,6 +7,7 @@ import mmws  # noqa: F401
 from mmws.config import load_config
 from mmws.engine import cli
 from mmws.engine.doctor import diagnose
+from mmws.engine.quiet import quiet_stack
 
 
 def parse_args() -> argparse.Namespace:
@@ -20,7 +21,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    with cli.one_line_errors():
+    with cli.one_line_errors(), quiet_stack():
         findings = diagnose(load_config(args.config, args.cfg_options) if args.config else None)
     print(cli.as_options('\n'.join(map(str, findings))))
     problems = sum(not finding.ok for finding in findings)

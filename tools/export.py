@@ -4,6 +4,7 @@ import argparse
 
 import mmws  # noqa: F401
 from mmws.engine.cli import one_line_errors
+from mmws.engine.quiet import quiet_stack
 from mmws.surgery.export import export_files
 
 
@@ -25,7 +26,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    with one_line_errors():
+    with one_line_errors(), quiet_stack():
         difference = export_files(
             args.config, args.checkpoint, args.out, tuple(args.size), args.images
         )

@@ -5,6 +5,7 @@ import argparse
 import mmws  # noqa: F401
 from mmws.compat import ops_are_compiled
 from mmws.engine.cli import one_line_errors
+from mmws.engine.quiet import quiet_stack
 from mmws.surgery.fold_files import fold_files
 
 
@@ -25,7 +26,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    with one_line_errors():
+    with one_line_errors(), quiet_stack():
         files = fold_files(args.config, args.checkpoint, args.out, args.weights_only)
     for path in (files.config, files.checkpoint):
         if path is not None:

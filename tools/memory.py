@@ -6,6 +6,7 @@ import mmws  # noqa: F401
 from mmws.config import load_config
 from mmws.engine import cli
 from mmws.engine.memory import measure_memory
+from mmws.engine.quiet import quiet_stack
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,7 +26,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    with cli.one_line_errors():
+    with cli.one_line_errors(), quiet_stack():
         cfg = load_config(args.config, args.cfg_options)
         report = measure_memory(cfg, args.size[0], args.size[1], args.amp)
     print(report)

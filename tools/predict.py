@@ -5,6 +5,7 @@ import sys
 
 import mmws  # noqa: F401
 from mmws.engine import cli
+from mmws.engine.quiet import quiet_stack
 from mmws.visualization.predict import SCORE_THRESHOLD, find_inputs, load_detector, predict
 
 
@@ -35,10 +36,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    with cli.one_line_errors():
+    with cli.one_line_errors(), quiet_stack():
         inputs = find_inputs(args.inputs)
         detector = load_detector(args.config, args.checkpoint, args.device, args.trust_checkpoint)
-    with cli.one_line_errors(ValueError, OSError):
+    with cli.one_line_errors(ValueError, OSError), quiet_stack():
         written = predict(detector, inputs, args.out_dir, args.score_thr)
     print(f'wrote {written.json_path} ({written.num_images} images) and pictures/ beside it')
     if written.failed:

@@ -4,6 +4,7 @@ import argparse
 
 import mmws  # noqa: F401
 from mmws.engine import cli
+from mmws.engine.quiet import quiet_stack
 from mmws.visualization.report import write_report
 
 
@@ -23,7 +24,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    with cli.one_line_errors():
+    with cli.one_line_errors(), quiet_stack():
         out = write_report(
             args.work_dir, args.config, args.checkpoint, args.out, num_pictures=args.num_pictures
         )

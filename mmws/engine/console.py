@@ -25,6 +25,7 @@ from mmws.compat.mmengine_private import is_resuming, loads_from
 
 from .batch_arithmetic import arithmetic
 from .console_text import class_table, duration, one_line_scores
+from .quiet import STACK, logged_by
 
 # Where lines stay, a line of progress comes with each such part of the training, after so many
 # seconds, and once early, which shows that it runs.
@@ -35,11 +36,8 @@ _SECONDS_OF_LIVE_LINE = 0.5
 _CLASSES = 10  # that the header names
 _WINDOW = 20  # iterations over which the loss is averaged
 
-# What these packages warn of is no news to somebody who trains; it is in the log.
-_STACK = {'mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'torch', 'torchvision'}
 _WARNINGS = logging.getLogger('py.warnings')
 _EARLY_WARNINGS = 1000
-_PASSES_ON = ('logging', 'mmengine.logging', 'mmws.compat.logs', __name__)
 
 
 class Console(Hook):
@@ -312,7 +310,7 @@ class _ToConsole(logging.Handler):
         if text in self._seen:
             return
         self._seen.add(text)
-        if record.levelno < logging.ERROR and _logged_by() in _STACK:
+        if record.levelno < logging.ERROR and logged_by() in STACK:
             self._console.hidden_warnings += 1
             return
         self._console.line(f'{record.levelname.lower()}: {text}')
@@ -334,17 +332,6 @@ class _WarningsLog(logging.Handler):
 
 def _is_terminal() -> bool:
     return sys.stdout.isatty()
-
-
-def _logged_by() -> str:
-    """Return the package whose code has logged what is being handled."""
-    frame = sys._getframe()
-    while frame.f_back is not None:
-        name = frame.f_globals.get('__name__', '')
-        if not name.startswith(_PASSES_ON):
-            return name.partition('.')[0]
-        frame = frame.f_back
-    return ''
 
 
 def _by_epoch(runner: Runner) -> bool:

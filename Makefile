@@ -24,7 +24,7 @@ PYTEST = OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest -n $(WORKERS) --dist w
 demo: $(DEMO)/metrics.md
 	@echo
 	@cat $<
-	@echo "pictures: $(DEMO)/curves.png and $(DEMO)/predictions/"
+	@echo "all of it, with pictures: $(DEMO)/report.html"
 
 quick: $(VENV)/installed
 	$(PYTEST) -m "not slow and not e2e" $(PYTEST_ARGS)
@@ -67,4 +67,4 @@ $(DEMO)/trained: $(DEMO)/started
 
 $(DEMO)/metrics.md: $(DEMO)/trained
 	$(RUN) $(BIN)/python tools/test.py $(DEMO_CONFIG) "$$(cat $(DEMO)/last_checkpoint)" --work-dir $(DEMO)
-	$(RUN) $(BIN)/python tools/report.py $(DEMO_CONFIG) $(DEMO) --out $(DEMO)
+	$(RUN) $(BIN)/python tools/report.py $(DEMO_CONFIG) $(DEMO) --out $(DEMO) > /dev/null

@@ -10,7 +10,7 @@ from mmws.visualization.report import write_report
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Write metrics.md, curves.png and predictions/*.png of a training run'
+        description='Write report.html, metrics.md, curves.png and predictions/*.png of a run'
     )
     parser.add_argument('config', help='config file of the run')
     parser.add_argument('work_dir', help='where tools/train.py put its logs and checkpoints')
@@ -30,7 +30,7 @@ def main() -> None:
         )
     print((out / 'metrics.md').read_text(encoding='utf-8'))
     pictures = ' and predictions/' if args.num_pictures > 0 else ''
-    print(f'wrote metrics.md, curves.png{pictures} to {out}')
+    print(f'wrote report.html, metrics.md, curves.png{pictures} to {out}')
 
 
 if __name__ == '__main__':

@@ -191,8 +191,8 @@ def _write_labels(
 ) -> np.ndarray:
     height, width = drawn.shape[:2]
     # By the longer side, which decides how much a sheet or a page shrinks the picture. Crowded
-    # pictures get smaller letters, but none below 11 pixels.
-    font = _font(max(11, round(max(height, width) / (55 if len(texts) < 25 else 70))))
+    # pictures get smaller letters, but none below 12 pixels.
+    font = _font(max(12, round(max(height, width) / (42 if len(texts) < 25 else 60))))
     picture = Image.fromarray(drawn)
     pen = ImageDraw.Draw(picture)
     taken: list[tuple[float, float, float, float]] = []

@@ -87,7 +87,7 @@ def write_page(
         parts.append('<h2>Worst and best images</h2>')
         parts += [
             f'<figure><figcaption>{escape(caption)}</figcaption>'
-            f'<div class="pictures"><img loading="lazy" alt="{escape(caption)}" src="{url}"></div>'
+            f'<div class="pictures"><img alt="{escape(caption)}" src="{url}"></div>'
             '</figure>'
             for caption, url in pictures
         ]

@@ -111,6 +111,15 @@ def kind(component: Any) -> str:
     return name.rpartition('.')[2]
 
 
+OTHER_LIBRARIES = {'mmpretrain': 'MMPretrain', 'mmseg': 'MMSegmentation'}
+"""Libraries whose samples and predictions are not MMDetection's, by the scope of their configs."""
+
+
+def other_library(cfg: Any) -> str | None:
+    """Return the library that a config's model is of, None if it is MMDetection."""
+    return OTHER_LIBRARIES.get(cfg.get('default_scope') or '')
+
+
 def init_cfgs(component: Any) -> list[dict[str, Any]]:
     """Return the initializers of a component, which ``init_cfg`` gives as one dict or several.
 

@@ -22,6 +22,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmws.compat.mmengine_private import is_resuming, loads_from
+from mmws.config.tree import other_library
 
 from .batch_arithmetic import arithmetic
 from .console_text import class_table, duration, one_line_scores
@@ -231,9 +232,10 @@ class Console(Hook):
             config = self.config
             if self.changed and runner.cfg.filename:
                 config = _shown(os.path.join(runner.work_dir, Path(runner.cfg.filename).name))
-            self._next(config, _shown(checkpoint), _shown(runner.work_dir))
+            detects = other_library(runner.cfg) is None
+            self._next(config, _shown(checkpoint), _shown(runner.work_dir), detects)
 
-    def _next(self, config: str, checkpoint: str, work_dir: str) -> None:
+    def _next(self, config: str, checkpoint: str, work_dir: str, detects: bool) -> None:
         config, checkpoint, work_dir = map(shlex.quote, (config, checkpoint, work_dir))
         tools = os.path.relpath(Path(sys.argv[0]).parent)
         self.line('\nnext')
@@ -243,7 +245,8 @@ class Console(Hook):
             f'report.py {config} {work_dir} --checkpoint {checkpoint}',
             f'fold.py {config} {checkpoint} --out folded',
         ):
-            self.line(f'  python {os.path.join(tools, command)}')
+            if detects or not command.startswith('predict.py'):
+                self.line(f'  python {os.path.join(tools, command)}')
 
     # ---- a test
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mmws.checkpoints import Checkpoint, check_weights
 from mmws.checkpoints.classes import require_same_classes
 from mmws.config import read_config
-from mmws.config.tree import KeyPath, datasets, kind, rewrite, walk
+from mmws.config.tree import KeyPath, datasets, kind, other_library, rewrite, walk
 from mmws.layers import GroupNorm
 from mmws.testing.compare import max_difference
 from mmws.testing.trial import compare_outputs
@@ -33,8 +33,6 @@ TOLERANCE = 1e-4
 
 # Of a checkpoint's meta: the rest describes the training, whose config names layers of mmws.
 _KEPT_META = ('dataset_meta', 'epoch', 'iter', 'mmengine_version')
-# Packages whose samples are not MMDetection's.
-_OTHER_PACKAGES = ('mmpretrain', 'mmseg')
 _REGISTRIES = [r for r in vars(registry).values() if isinstance(r, registry.Registry)]
 
 
@@ -127,7 +125,7 @@ def fold_files(
 
 def _difference(model: nn.Module, folded: nn.Module, cfg: Config) -> float:
     """Return how far the outputs of two models lie apart; of models of other tasks the scores."""
-    if cfg.get('default_scope') not in _OTHER_PACKAGES:
+    if other_library(cfg) is None:
         return compare_outputs(model, folded, _model_config(cfg.model))
     images = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from mmws.checkpoints import Checkpoint, check_weights
 from mmws.checkpoints.classes import require_weights
 from mmws.config import load_config
+from mmws.config.tree import other_library
 from mmws.data.preflight import head_classes
 from mmws.data.raw_images import decode_raw, reads_raw, viewable
 from mmws.files import replacing
@@ -115,6 +116,12 @@ def load_detector(
         cfg = load_config(config)
     else:
         cfg = _config_of(trained, trust_checkpoint)
+    library = other_library(cfg)
+    if library is not None:
+        raise ValueError(
+            f'config {config or checkpoint} is of {library}, whose own inferencer predicts with it '
+            'once mmws is imported; detectors of MMDetection can be predicted with here'
+        )
     from mmdet.apis import DetInferencer
     from mmdet.registry import DATASETS
 

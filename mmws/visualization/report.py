@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from mmengine.config import Config
 
 from mmws.checkpoints import Checkpoint, last_checkpoint
 from mmws.config import load_config
+from mmws.config.tree import other_library
 from mmws.data.palette import OKABE_ITO
 
 from .drawing import draw
@@ -27,6 +29,10 @@ _COLUMNS = {
     'mAP_m': 'medium',
     'mAP_l': 'large',
 }
+
+
+_TIMES = {'step', 'time', 'data_time'}
+_OTHER_METRICS = 6  # that are shown where there is no mAP
 
 
 class History(NamedTuple):
@@ -81,6 +87,8 @@ def _read_scalars(path: Path) -> History:
         except ValueError:
             continue  # the last line of a run that was killed while writing it
         metrics = {key.rpartition('/')[2]: value for key, value in record.items() if '/' in key}
+        if not metrics and 'loss' not in record:  # an evaluator without a prefix, MMSegmentation's
+            metrics = {key: value for key, value in record.items() if key not in _TIMES}
         if metrics:
             # The step is the iteration (mmws.engine.prepare sees to it). In logs of other tools it
             # counts epochs or stays 0, but the line follows those of the training before it.
@@ -116,6 +124,16 @@ def _key(task: str, metric: str) -> str:
     return f'{task}_{metric}' if task else metric
 
 
+def _headline(metrics: 'dict[str, Any]') -> 'dict[str, str]':
+    """Return the metrics that count, by their headings: all mAPs, or the first where none is."""
+    tasks = _tasks(metrics)
+    if tasks:
+        return {f'{task} mAP'.strip(): _key(task, 'mAP') for task in tasks}
+    hidden = {'iteration', 'loss', *_TIMES}
+    names = [k for k, v in metrics.items() if isinstance(v, Real) and k not in hidden]
+    return {name: name for name in names[:_OTHER_METRICS]}
+
+
 def _number(value: float | None) -> str:
     # pycocotools says -1 where there is nothing to find, e.g. no large object.
     return '–' if value is None or math.isnan(value) or value < 0 else f'{value:.3f}'
@@ -129,8 +147,12 @@ def _markdown_table(rows: 'Sequence[Sequence[str]]') -> str:
 
 
 def _metrics_table(metrics: 'dict[str, Any]') -> str:
+    tasks = _tasks(metrics)
+    if not tasks:
+        others = _headline(metrics)
+        return _markdown_table([['metric', 'value'], *([n, _number(metrics[n])] for n in others)])
     rows = [['task', *_COLUMNS.values()]]
-    for task in _tasks(metrics):
+    for task in tasks:
         rows.append([task or 'all', *(_number(metrics.get(_key(task, m))) for m in _COLUMNS)])
     return _markdown_table(rows)
 
@@ -144,25 +166,24 @@ def format_metrics(title: str, history: History, test: 'dict[str, Any]') -> str:
         test: From :func:`read_test`.
     """
     parts = [f'# {title}\n', f'Trained for {history.train[-1]["iteration"]} iterations.\n']
-    evaluations = [record for record in history.evaluations if _tasks(record)]
+    evaluations = [record for record in history.evaluations if _headline(record)]
     if evaluations:
         last = evaluations[-1]
-        tasks = _tasks(last)
-        rows = [['iteration', *(f'{task} mAP'.strip() for task in tasks)]]
+        columns = _headline(last)
+        rows = [['iteration', *columns]]
         for record in evaluations:
-            values = (_number(record.get(_key(task, 'mAP'))) for task in tasks)
+            values = (_number(record.get(key)) for key in columns.values())
             rows.append([str(record['iteration']), *values])
-        parts += [
-            f'## Last evaluation, at iteration {last["iteration"]}\n',
-            _metrics_table(last),
-            'From 0 to 1; mAP is the mean over classes and over IoU thresholds from 0.50 to 0.95, '
-            'as are the values by object size. –: not measured, or no such object.\n',
-            '## History\n',
-            _markdown_table(rows),
-        ]
+        parts += [f'## Last evaluation, at iteration {last["iteration"]}\n', _metrics_table(last)]
+        if _tasks(last):
+            parts.append(
+                'From 0 to 1; mAP is the mean over classes and over IoU thresholds from 0.50 to '
+                '0.95, as are the values by object size. –: not measured, or no such object.\n'
+            )
+        parts += ['## History\n', _markdown_table(rows)]
     else:
         parts.append('No evaluation was logged.\n')
-    if _tasks(test):
+    if _headline(test):
         parts += ['## Test, the latest run of tools/test.py\n', _metrics_table(test)]
     return '\n'.join(parts)
 
@@ -198,9 +219,9 @@ def plot_curves(history: History, path: str | Path) -> None:
         raise ImportError('curves need matplotlib: run `pip install "mmws[demo]"`') from None
 
     train, evaluations = history
-    tasks = _tasks(evaluations[-1]) if evaluations else []
-    figure = Figure(figsize=(9, 10 if tasks else 7), dpi=120, layout='constrained')
-    heights = [2, 1, 1.6] if tasks else [2, 1]
+    metrics = _headline(evaluations[-1]) if evaluations else {}
+    figure = Figure(figsize=(9, 10 if metrics else 7), dpi=120, layout='constrained')
+    heights = [2, 1, 1.6] if metrics else [2, 1]
     axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
 
     x, total = _series(train, 'loss')
@@ -222,12 +243,12 @@ def plot_curves(history: History, path: str | Path) -> None:
     axes[1].set_ylabel('learning rate')
     axes[1].set_ylim(bottom=0)
 
-    for task, colour, marker in zip(tasks, OKABE_ITO, 'osD^v'):
-        x, y = _series(evaluations, _key(task, 'mAP'))
-        label = f'{task} mAP'.strip()
+    for (label, key), colour, marker in zip(metrics.items(), OKABE_ITO, 'osD^vP'):
+        x, y = _series(evaluations, key)
         axes[2].plot(x, y, color=colour, marker=marker, clip_on=False, label=label)
-    if tasks:
-        axes[2].set_ylabel('mAP, from 0 to 1\n(validation)')
+    if metrics:
+        has_ap = bool(_tasks(evaluations[-1]))
+        axes[2].set_ylabel('mAP, from 0 to 1\n(validation)' if has_ap else 'validation')
         axes[2].set_ylim(bottom=0)
 
     axes[-1].set_xlabel('iteration')
@@ -293,7 +314,8 @@ def write_report(
         config: The config of the run, or its file.
         checkpoint: Weights to predict with; the last ones in ``work_dir`` if None.
         out_dir: Folder to write into; ``<work_dir>/report`` if None.
-        num_pictures: Number of test images to draw; with 0, no checkpoint is needed.
+        num_pictures: Number of test images to draw; with 0, no checkpoint is needed. Only of
+            detectors: other models get metrics and curves.
 
     Returns:
         The folder written.
@@ -309,13 +331,14 @@ def write_report(
     if not isinstance(config, Config):
         title = Path(config).stem
         config = load_config(config)
-    weights = _find_checkpoint(work_dir, checkpoint) if num_pictures > 0 else ''
+    draws = num_pictures > 0 and other_library(config) is None
+    weights = _find_checkpoint(work_dir, checkpoint) if draws else ''
 
     out_dir = Path(out_dir) if out_dir is not None else work_dir / 'report'
     out_dir.mkdir(parents=True, exist_ok=True)
     plot_curves(history, out_dir / 'curves.png')
     examination, pictures = None, []
-    if num_pictures > 0:
+    if draws:
         draw_predictions(config, weights, out_dir / 'predictions', num_pictures)
         examination = examine(config, weights)
         pictures = draw_extremes(config, weights, examination, num_pictures)

@@ -183,6 +183,13 @@ def test_a_video_gives_a_video_and_numbered_frames(detector, tmp_path):
     assert len(list((tmp_path / 'out' / 'pictures').iterdir())) == 1
 
 
+def test_a_model_of_another_library_is_refused(config, checkpoint):
+    # Bug: a segmenter ends in a KeyError of a registry.
+    cfg = Config(dict(config.to_dict(), default_scope='mmseg'))
+    with pytest.raises(ValueError, match='is of MMSegmentation, whose own inferencer'):
+        load_detector(cfg, checkpoint, 'cpu')
+
+
 def test_inputs_are_files_folders_and_globs_each_once(tmp_path):
     for name in ('a/x.png', 'a/deep/y.JPG', 'a/notes.txt', 'b/[1].jpeg', 'odd.xyz'):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -128,6 +128,19 @@ def test_a_voc_metric_and_a_run_without_evaluations(tmp_path):
     assert rows[-1] == ['10', '0.700']
 
 
+def test_other_metrics_than_map(tmp_path, config):
+    # Bug: a segmenter's run "has no evaluation", since its metrics have no prefix and no mAP.
+    scores = {'aAcc': 89.0, 'mIoU': 12.5, 'data_time': 0.1, 'time': 0.2, 'step': 10}
+    write_log(tmp_path / 'run', '1', [train_line(10), scores])
+    config.write_text("default_scope = 'mmseg'\nmodel = dict()\n")
+    out = write_report(tmp_path / 'run', config)  # draws nothing, and needs no checkpoint
+    rows = table_rows((out / 'metrics.md').read_text(encoding='utf-8'))
+    assert rows[0] == ['metric', 'value']
+    assert ['mIoU', '12.500'] in rows
+    assert rows[-1] == ['10', '89.000', '12.500']
+    assert 'mIoU' in (out / 'report.html').read_text(encoding='utf-8')
+
+
 def test_report_of_a_run_without_pictures(work_dir, config):
     out = write_report(work_dir, config, num_pictures=0)
     assert out == work_dir / 'report'

@@ -10,6 +10,7 @@ from torch import nn
 
 from .conv_target import ConvTarget, is_weighted_candidate
 from .conversion_report import Change, ConversionReport, Unchanged
+from .copying import copied
 from .feeds import Feeds, find_feeds
 from .follow import follow_in_conv_modules, follow_in_init_cfgs, rename_norms
 from .frozen import thaw, warnings_of
@@ -23,7 +24,6 @@ from .libraries import (
 from .norm_target import NormTarget
 from .refusals import notes_on_fixed_parts, refuse_wrapped
 from .selection import Selector, selected_layers
-from .torch_weight_norm import copied
 from .transaction import all_or_nothing
 from .unfused import leave_unfused
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from mmws.layers import WeightFunctionMixin
 
+from .copying import copied
 from .feeds.inputs import call_with, own_calls
 from .feeds.undisturbed import undisturbed
 
@@ -94,22 +94,22 @@ def check_conversion(
     names = _converted_layers(model)
     if not names:
         raise ValueError('the model has no layer with a weight function: convert it first')
-    model = copy.deepcopy(model)
+    model = copied(model)
     with torch.no_grad():
         _fill_constants(model)
     errors = []
     for dtype in (torch.float64, None):
-        copied = copy.deepcopy(model) if dtype is not None else model
+        twin = copied(model) if dtype is not None else model
         if dtype is not None:
-            nn.Module.to(copied, dtype)  # distillation models of MMDetection know devices alone
-        layers = {name: copied.get_submodule(name) for name in names}
-        for module in copied.modules():
+            nn.Module.to(twin, dtype)  # distillation models of MMDetection know devices alone
+        layers = {name: twin.get_submodule(name) for name in names}
+        for module in twin.modules():
             has_eps = isinstance(getattr(module, 'eps', None), float)
             if has_eps and not isinstance(module, WeightFunctionMixin):
                 vars(module)['eps'] = _EPS if dtype is not None else _EPS_OF_FLOAT32
-        for call in _calls(copied, inputs, dtype):
+        for call in _calls(twin, inputs, dtype):
             try:
-                return _check(copied, call, layers, factor, tolerance)
+                return _check(twin, call, layers, factor, tolerance)
             except _ERRORS_OF_A_RUN as error:
                 errors.append(f'{type(error).__name__}: {" ".join(str(error).split())}'[:200])
     raise ValueError(f'the model cannot be run: {errors[-1] if errors else "pass inputs"}')

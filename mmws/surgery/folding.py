@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from mmws.layers import BCN, GroupNorm, WeightFunctionMixin
 from mmws.layers.recurrent import WeightNormRecurrent
 
+from .copying import copied
 from .libraries import conv_modules
-from .torch_weight_norm import copied, fold_torch_weight_norm
+from .torch_weight_norm import fold_torch_weight_norm
 from .unfused import restore_fusing
 
 LOGGER = logging.getLogger(__name__)

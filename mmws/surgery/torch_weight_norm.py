@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
-from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 
@@ -25,32 +23,6 @@ def fold_torch_weight_norm(model: nn.Module) -> None:
                 del module._forward_pre_hooks[key]
         if _is_weight_norm_alone(module):
             _fold_parametrizations(module)
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """Return a deep copy of ``model``.
-
-    The hooks of ``torch.nn.utils`` leave the last weight that they computed in the layer, which is
-    no leaf of the graph of gradients, so that PyTorch refuses to copy it.
-    """
-    made = [
-        (module, hook.name, vars(module)[hook.name])
-        for module in model.modules()
-        for hook in module._forward_pre_hooks.values()
-        if isinstance(hook, (WeightNorm, SpectralNorm)) and hook.name in vars(module)
-    ]
-    for module, name, _ in made:
-        del vars(module)[name]
-    memo: dict[int, Any] = {}
-    try:
-        result = copy.deepcopy(model, memo)
-    finally:
-        for module, name, weight in made:
-            vars(module)[name] = weight
-    for module, name, weight in made:
-        twin = memo[id(module)]
-        vars(twin)[name] = weight.detach().clone()
-    return result
 
 
 def _is_weight_norm_alone(module: Any) -> bool:

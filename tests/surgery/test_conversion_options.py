@@ -400,6 +400,34 @@ def _saved(model):
     return file
 
 
+class Remembering(nn.Module):
+    """Keeps tensors of its last training step, as the mask heads of CondInst do."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.last = {}
+
+    def forward(self, x):
+        x = self.norm(self.conv(x))
+        self.last['features'] = [x]
+        return x.mean((2, 3))
+
+
+def test_models_that_keep_tensors_of_a_training_step_are_copied():
+    # Bug: "Only Tensors created explicitly by the user support the deepcopy protocol".
+    model, x = Remembering(), torch.randn(2, 3, 8, 8)
+    model(x).sum().backward()
+    converted = mmws.convert(model, inplace=False)
+    converted(x).sum().backward()
+    assert mmws.check_conversion(converted, x)
+    folded = mmws.fold(converted.eval())
+    with torch.no_grad():
+        torch.testing.assert_close(folded(x), converted(x))
+    assert not folded.last['features'][0].requires_grad
+    assert model.last['features'][0].requires_grad
+
+
 @pytest.mark.parametrize(
     'weight_norm', [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm]
 )

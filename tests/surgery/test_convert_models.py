@@ -219,6 +219,20 @@ def test_mmdet_detectors(name):
         torch.testing.assert_close(both[:1], alone, rtol=1e-3, atol=1e-4)
 
 
+def test_a_detector_that_is_given_regions_is_checked():
+    # Bug: Fast R-CNN "cannot be run", since it has nothing to propose regions with.
+    model = narrow(
+        'fast_rcnn/fast-rcnn_r50_fpn_1x_coco',
+        **FPN,
+        **{
+            'roi_head.bbox_roi_extractor.out_channels': 32,
+            'roi_head.bbox_head.in_channels': 32,
+            'roi_head.bbox_head.fc_out_channels': 32,
+        },
+    )
+    assert mmws.check_conversion(mmws.convert(model))
+
+
 def frozen_part(model):
     """What `frozen_stages` of a ResNet freezes, and goes on freezing."""
     stages = getattr(model.backbone, 'frozen_stages', -1)

@@ -192,6 +192,7 @@ def is_mmdet_detector(model: nn.Module) -> bool:
 def run_mmdet(model: nn.Module, size: int) -> Any:
     """Run a detector on one image of height and width ``size``."""
     from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
 
     shape = (size, size)
     sample = DetDataSample(
@@ -200,6 +201,10 @@ def run_mmdet(model: nn.Module, size: int) -> Any:
             batch_input_shape=shape, scale_factor=(1.0, 1.0), flip=False, flip_direction=None,
         )
     )  # fmt: skip
+    if getattr(model, 'with_rpn', None) is False:  # it is given regions, as Fast R-CNN
+        corners = torch.tensor([[0.1, 0.1, 0.9, 0.8], [0.3, 0.2, 0.6, 0.7]])
+        boxes = corners.to(next(model.parameters())) * size
+        sample.proposals = InstanceData(bboxes=boxes, scores=boxes.new_ones(len(boxes)))
     images = _random(next(model.parameters()), 3, *shape)
     with _few_proposals(getattr(model, 'rpn_head', None)):
         return model(images, [sample], mode='tensor')

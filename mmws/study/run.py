@@ -31,6 +31,8 @@ _PACKAGES = (
     'onedl-mmengine',
     'mmdet',
     'onedl-mmdetection',
+    'mmsegmentation',
+    'onedl-mmsegmentation',
 )
 
 

@@ -1,0 +1,36 @@
+"""BN, GN and GN+WS in semantic segmentation, on the scenes of digits: needs `mmws[mmseg]`.
+
+python tools/make_digits.py --voc --out data/digits
+python tools/study.py configs/study/segmentation.py
+"""
+
+title = 'Semantic segmentation, small batches'
+
+tasks = dict(
+    segmentation=dict(
+        title='Semantic segmentation of digits on textured scenes, narrow DeepLabV3',
+        config='../voc_segmentation/deeplabv3_r18_bn_digits.py',
+        metric='mIoU',
+        images=1200,  # five epochs
+        rates=(0.00025, 0.0005, 0.001),
+    ),
+)
+_gn = dict(type='GN', num_groups=8)
+forms = {'BN': dict(), 'GN': dict(norm=_gn), 'GN+WS': dict(conv='WS', norm=_gn)}
+grid = [dict(task='segmentation', forms=tuple(forms), images_per_step=(1, 8))]
+claims = [
+    dict(
+        text='GN+WS at 1 image beats BN at its best batch',
+        task='segmentation',
+        better=('GN+WS', 1),
+        than=('BN', 'best'),
+        source='arXiv 1903.10520',
+    ),
+    dict(
+        text='WS helps GN at 1 image',
+        task='segmentation',
+        better=('GN+WS', 1),
+        than=('GN', 1),
+        source='arXiv 1903.10520',
+    ),
+]

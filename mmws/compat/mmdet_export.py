@@ -233,13 +233,24 @@ def extract_roi_features(
 
 
 def select_masks(
-    self: Any, mask_preds: Tensor, bboxes: Tensor, labels: Tensor, *args: Any, **kwargs: Any
+    self: Any,
+    mask_preds: Tensor,
+    bboxes: Tensor,
+    labels: Tensor,
+    *args: Any,
+    activate_map: bool = False,
+    **kwargs: Any,
 ) -> Tensor:
-    """Return the probabilities of the masks of the labels, (K, 1, h, w), to be pasted later."""
+    """Return the probabilities of the masks of the labels, (K, 1, h, w), to be pasted later.
+
+    With ``activate_map``, ``mask_preds`` are probabilities, as the heads of a cascade have them.
+    """
+    if not activate_map:
+        mask_preds = mask_preds.sigmoid()
     if self.class_agnostic:
-        return mask_preds.sigmoid()
+        return mask_preds
     rows = torch.arange(mask_preds.shape[0], device=mask_preds.device)
-    return mask_preds.sigmoid()[rows, labels][:, None]
+    return mask_preds[rows, labels][:, None]
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float) -> Tensor:

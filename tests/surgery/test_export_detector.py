@@ -8,6 +8,7 @@ from mmengine.config import Config
 from torch import nn
 
 import mmws
+from mmws.config import read_config
 from mmws.surgery.export import export_detector, export_files
 from tests.helpers.paths import CONFIGS, NARROW_CONFIG
 from tests.helpers.processes import run_tool
@@ -75,6 +76,27 @@ def test_detections_are_those_of_the_detector(mmdet_registered, name, suffix, ru
         assert wanted[3].any()
         assert (found[3] != wanted[3]).float().mean() < 1e-4
     assert isinstance(model.backbone.conv1, mmws.ConvWS2d)  # the detector itself is not folded
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'atss/atss_r50_fpn_1x_coco',
+        'cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco',
+        'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco',
+    ],
+)
+def test_other_detectors_of_mmdetection(mmdet_registered, name, tmp_path):
+    # Bug: a cascade gives probabilities of masks, of which the sigmoid is taken once more.
+    cfg = read_config(f'mmdet::{name}.py').model
+    cfg.backbone.update(depth=18, base_channels=16, init_cfg=None)
+    cfg.neck.in_channels = [16, 32, 64, 128]
+    settings = cfg.test_cfg.get('rcnn', cfg.test_cfg)
+    settings.update(score_thr=0.0, max_per_img=5)
+    torch.manual_seed(0)
+    model = mmws.convert(MODELS.build(cfg))
+    # The file is written only if its detections are those of the detector.
+    assert export_detector(model, tmp_path / 'model.onnx', (96, 128)) < 1e-3
 
 
 @pytest.mark.parametrize('name', ['mask_rcnn', 'retinanet'])

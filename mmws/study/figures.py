@@ -51,7 +51,7 @@ def plot_table(table: Table, path: Path, colours: dict[str, int]) -> None:
             f'learning rate at 1 {unit} a step' if table.is_sweep else f'{unit}s per step'
         )
         axis.set_ylabel(table.task.metric)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(bottom=table.task.floor)
         axis.grid(alpha=0.3)
         axis.spines[['top', 'right']].set_visible(False)
         if axis.get_legend_handles_labels()[0]:  # none where no cell has enough seeds

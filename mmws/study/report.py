@@ -13,10 +13,10 @@ from .figures import plot_table
 from .results import Result, best_rates, read_results, value_of
 from .spec import Cell, Spec, all_cells, search_cells
 from .statistics import Estimate
+from .sweeps import GOOD, works
 from .tables import Table, Verdict, tables, verdicts
 
 _EMPTY = '–'
-GOOD = 0.95  # of the best mean: what a learning rate has to reach to count as one that works
 
 
 def write_report(spec: Spec, results_file: str | Path, page: str | Path | None = None) -> Path:
@@ -90,6 +90,13 @@ def _verdicts(spec: Spec, results: Mapping[Cell, Result]) -> Iterator[str]:
         'otherwise the claim is undecided by these runs. The cell at its best is chosen by the '
         'same runs, which favours it a little.'
     )
+    if any(claim.rate == 'largest' for claim in spec.claims):
+        yield ''
+        yield (
+            'The largest rate is, for each seed, the largest of a sweep that reaches '
+            f'{100 * GOOD:.0f} % of what the best reaches; ≥ marks the largest that was tried. The '
+            'difference is that of decimal logarithms: +0.5 means three times the rate.'
+        )
     yield from ('', '| claim | source | compared | difference | seen here |')
     yield '| --- | --- | --- | ---: | --- |'
     for verdict in verdicts(spec, results):
@@ -137,10 +144,15 @@ def _widths(table: Table) -> Iterator[str]:
     for form, row in table.rows.items():
         means = {rate: e.mean for rate, e in row.items() if e is not None}
         if len(means) == len(row) and math.isfinite(best := max(means.values())):
-            good = [rate for rate, mean in means.items() if mean >= GOOD * best]
+            if best <= table.task.floor:
+                yield f'- {form}: no rate trains'
+                continue
+            good = [rate for rate, mean in means.items() if works(mean, best, table.task)]
+            floor = table.task.floor
+            way = f'the way from {floor:g} to ' if floor else ''
             yield (
-                f'- {form}: at least {100 * GOOD:.0f} % of its best mean, {best:.3f}, with rates '
-                f'from {min(good):g} to {max(good):g}'
+                f'- {form}: at least {100 * GOOD:.0f} % of {way}its best mean, {best:.3f}, with '
+                f'rates from {min(good):g} to {max(good):g}'
             )
 
 

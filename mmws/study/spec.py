@@ -28,6 +28,8 @@ class Task:
         rates: Learning rates at one image a step; each form takes the one that is best on one seed.
         evaluations: Evaluations in a run, at equal distances; the last one counts.
         unit: What one training example is called in the report.
+        floor: The metric without any training. Charts begin with it, and how good a learning rate
+            of a sweep is counts from it.
     """
 
     title: str
@@ -37,6 +39,7 @@ class Task:
     rates: tuple[float, ...]
     evaluations: int = 1
     unit: str = 'image'
+    floor: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,19 @@ class Block:
     rates: tuple[float, ...] | None = None
 
 
+def is_sweep_of(block: Block, task: str, form: str, images: int | str) -> bool:
+    """Return whether a block sweeps learning rates of a form at a number of images a step."""
+    return (
+        block.rates is not None
+        and block.task == task
+        and form in block.forms
+        and images in block.images_per_step
+    )
+
+
+RATES = ('rule', 'best', 'largest')  # of Claim.rate
+
+
 @dataclass(frozen=True)
 class Claim:
     """A comparison of two cells that a paper claims.
@@ -93,6 +109,10 @@ class Claim:
         than: The other cell.
         source: Where the paper says so, with its figures.
         updates: Which runs: those of so many updates, or, if None, those of equal images.
+        rate: ``'rule'`` compares runs with the learning rate of the study's rule; ``'best'``, in
+            the sweeps of the task, each form at the rate with its highest mean; ``'largest'``, not
+            the metric but the largest rates of the sweeps that work, by their decimal logarithms.
+            A rate works that reaches 95 % of the best run of the same form and seed.
     """
 
     text: str
@@ -101,6 +121,7 @@ class Claim:
     than: tuple[str, int | str]
     source: str = ''
     updates: int | None = None
+    rate: str = 'rule'
 
 
 @dataclass(frozen=True)
@@ -180,6 +201,9 @@ def read_spec(path: str | Path) -> Spec:
         _require(claim.task, tasks, f'study {path}: claims.{i}.task')
         for name, _ in (claim.better, claim.than):
             _require(name, forms, f'study {path}: claims.{i}')
+        _require(claim.rate, dict.fromkeys(RATES), f'study {path}: claims.{i}.rate')
+        if claim.rate != 'rule':
+            _require_sweeps(claim, grid, f'study {path}: claims.{i}')
     for name, task in tasks.items():
         if not task.rates or min(task.rates) <= 0 or task.images < 1 or task.evaluations < 1:
             raise ValueError(f'study {path}: tasks.{name} needs rates above 0, images, evaluations')
@@ -189,6 +213,15 @@ def read_spec(path: str | Path) -> Spec:
 def _require(name: str, among: Mapping[str, Any], where: str) -> None:
     if name not in among:
         raise ValueError(f'{where} names {name!r}, which is none of {", ".join(among)}')
+
+
+def _require_sweeps(claim: Claim, grid: Sequence[Block], where: str) -> None:
+    for form, images in (claim.better, claim.than):
+        if not any(is_sweep_of(block, claim.task, form, images) for block in grid):
+            raise ValueError(
+                f'{where} has rate={claim.rate!r}, but no block of the grid with rates has '
+                f'{claim.task}, {form} at {images}'
+            )
 
 
 def _make(kind: type[_T], where: str, values: Any, path: str | Path) -> _T:

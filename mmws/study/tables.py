@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .results import Result, best_rates, value_of
-from .spec import Block, Cell, Claim, Spec, Task, cells_of
+from .spec import SEEDS_FOR_A_CLAIM, Block, Cell, Claim, Spec, Task, cells_of
 from .statistics import Estimate, difference, estimate
+from .sweeps import best_rate, find_sweep, largest_rates, rate_at_one_image
 
 Results = Mapping[Cell, Result]
 
@@ -58,7 +59,7 @@ def tables(spec: Spec, results: Results) -> list[Table]:
 def _column(block: Block, cell: Cell) -> float | None:
     if block.rates is None:
         return cell.images_per_step
-    return None if cell.rate is None else float(f'{cell.rate / cell.images_per_step:.6g}')
+    return None if cell.rate is None else rate_at_one_image(cell)
 
 
 def values_of(
@@ -87,7 +88,8 @@ class Verdict:
         claim: The claim.
         better: What the claim says is higher, in words.
         than: The other, in words.
-        difference: Between the two; None where runs are missing.
+        difference: Between the two; None where runs are missing. For largest learning rates, that
+            of their decimal logarithms.
         text: ``'yes'``, ``'no'``, ``'undecided'``, or ``'not run'`` (with how far it is).
     """
 
@@ -104,18 +106,44 @@ def verdicts(spec: Spec, results: Results) -> list[Verdict]:
 
 
 def _verdict(spec: Spec, results: Results, claim: Claim) -> Verdict:
-    sides = [_side(spec, results, claim, *side) for side in (claim.better, claim.than)]
+    side = dict(rule=_side, best=_side_at_best_rate, largest=_side_of_largest_rates)[claim.rate]
+    sides = [side(spec, results, claim, *cell) for cell in (claim.better, claim.than)]
     (first, better), (second, than) = sides
     found = difference(first, second)
     if found is None or found.half_width is None:
         seeds = min(len(first), len(second))
-        text = f'not run ({seeds} of 3 seeds)' if seeds < 3 else 'a run diverged'
+        if seeds < SEEDS_FOR_A_CLAIM:
+            text = f'not run ({seeds} of {SEEDS_FOR_A_CLAIM} seeds)'
+        else:
+            text = 'no rate trains' if claim.rate == 'largest' else 'a run diverged'
         return Verdict(claim, better, than, found, text)
     if found.mean - found.half_width > 0:
         text = 'yes'
     else:
         text = 'no' if found.mean + found.half_width < 0 else 'undecided'
     return Verdict(claim, better, than, found, text)
+
+
+def _side_at_best_rate(
+    spec: Spec, results: Results, claim: Claim, form: str, images: int | str
+) -> tuple[list[float], str]:
+    sweep = find_sweep(spec, results, claim.task, form, int(images))
+    if sweep is None:
+        return [], f'{form} at its best rate'
+    rate = best_rate(sweep)
+    return [*sweep[rate].values()], f'{form} at its best rate, {rate:g}'
+
+
+def _side_of_largest_rates(
+    spec: Spec, results: Results, claim: Claim, form: str, images: int | str
+) -> tuple[list[float], str]:
+    sweep = find_sweep(spec, results, claim.task, form, int(images))
+    if sweep is None:
+        return [], f'the largest rate of {form}'
+    rates = largest_rates(sweep, spec.tasks[claim.task])
+    tried = max(sweep)
+    shown = ', '.join(f'≥ {r:g}' if r == tried else f'{r:g}' for r in sorted({*rates}))
+    return [math.log10(r) if r else -math.inf for r in rates], f'the largest of {form}, {shown}'
 
 
 def _side(

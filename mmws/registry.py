@@ -57,27 +57,35 @@ if is_installed('mmengine'):
     from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
     from mmengine.registry import Registry
 
+    _STUDY_TASKS = [
+        f'mmws.study.{name}' for name in ('classification', 'generative', 'reinforcement')
+    ]
     MODELS = Registry(
         'model',
         parent=MMENGINE_MODELS,
         scope='mmws',
         locations=[
             *('mmws.backbones', 'mmws.layers', 'mmws.surgery.converted'),
-            *('mmws.data.raw_pipeline', 'mmws.study.form', 'mmws.study.classification'),
+            *('mmws.data.raw_pipeline', 'mmws.study.form', *_STUDY_TASKS),
         ],
     )
     DATASETS = Registry(
         'dataset',
         parent=MMENGINE_DATASETS,
         scope='mmws',
-        locations=['mmws.study.classification'],
+        locations=_STUDY_TASKS,
     )
-    HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmws', locations=['mmws.hooks'])
+    HOOKS = Registry(
+        'hook',
+        parent=MMENGINE_HOOKS,
+        scope='mmws',
+        locations=['mmws.hooks', 'mmws.study.reinforcement'],
+    )
     METRICS = Registry(
         'metric',
         parent=MMENGINE_METRICS,
         scope='mmws',
-        locations=['mmws.evaluation', 'mmws.study.classification'],
+        locations=['mmws.evaluation', *_STUDY_TASKS],
     )
     TRANSFORMS = Registry(
         'transform',

@@ -31,6 +31,24 @@ tasks = dict(
         evaluations=6,
         unit='sequence',
     ),
+    vae=dict(
+        title='Variational autoencoder of handwritten digits, evidence lower bound in nats',
+        config='digits_vae.py',
+        metric='elbo',
+        images=10000,  # seven epochs
+        rates=(0.0001, 0.0003, 0.001),
+        evaluations=5,
+        floor=-252.0,  # the mean image, as a binomial distribution of each pixel
+    ),
+    cartpole=dict(
+        title='Q-learning of CartPole, mean return of 20 episodes',
+        config='cartpole_dqn.py',
+        metric='mean_return',
+        images=300000,
+        rates=(0.000003, 0.00001, 0.00003),
+        evaluations=6,
+        unit='transition',
+    ),
 )
 # The models are narrow: 32 groups would leave some layers one channel a group, Instance Norm.
 _gn = dict(type='GN', num_groups=8)
@@ -48,6 +66,7 @@ forms = {
     'BCN+WS': dict(conv='WS', norm=dict(type='BCN', num_groups=8)),
 }
 _all = ('BN', 'GN', 'WN', 'BN+WS', 'GN+WS')
+_wn = ('BN', 'WN', 'WN, no init', 'neither')
 grid = [
     dict(task='instances', forms=_all, images_per_step=(1, 2, 8)),
     dict(task='classification', forms=_all, images_per_step=(1, 8, 64)),
@@ -65,6 +84,18 @@ grid = [
         forms=('BN', 'WN', 'WN, no init', 'neither'),
         images_per_step=(8,),
         rates=(0.003, 0.01, 0.03, 0.1, 0.3),
+    ),
+    dict(
+        task='vae',
+        forms=_wn,
+        images_per_step=(10,),
+        rates=(0.0001, 0.0003, 0.001, 0.003, 0.01),
+    ),
+    dict(
+        task='cartpole',
+        forms=_wn,
+        images_per_step=(100,),
+        rates=(0.000003, 0.00001, 0.00003, 0.0001, 0.0003),
     ),
     # The other norms that the paper of Weight Standardization compares.
     dict(task='instances', forms=('LN', 'IN', 'BCN+WS'), images_per_step=(1, 2, 8)),
@@ -87,5 +118,38 @@ claims = [
         ('WS helps BN at a large batch', ('BN+WS', 'best'), ('BN', 'best'), _WS),
         ('GN+WS at 1 image beats BN at 1 image', ('GN+WS', 1), ('BN', 1), _WS),
         ('WN at 1 image beats BN at 1 image', ('WN', 1), ('BN', 1), _WN),
+    )
+]
+# What the sweeps say of Weight Normalization, each form at its own learning rates.
+claims += [
+    dict(
+        text=text,
+        task=task,
+        better=(better, images),
+        than=(than, images),
+        source=_WN,
+        rate=rate,
+    )
+    for task, images in (('classification', 8), ('vae', 10), ('cartpole', 100))
+    for text, better, than, rate in (
+        ('WN at its best rate beats neither', 'WN', 'neither', 'best'),
+        ('WN at its best rate beats BN at its best rate', 'WN', 'BN', 'best'),
+        ('The initialisation helps WN at its best rate', 'WN', 'WN, no init', 'best'),
+        ('WN trains with larger rates than neither', 'WN', 'neither', 'largest'),
+        ('The initialisation allows WN larger rates', 'WN', 'WN, no init', 'largest'),
+    )
+]
+claims += [
+    dict(
+        text=text,
+        task='sequences',
+        better=('WN, no init', 8),
+        than=('plain', 8),
+        source=_WN,
+        rate=rate,
+    )
+    for text, rate in (
+        ('WN at its best rate beats a plain LSTM', 'best'),
+        ('WN trains an LSTM with larger rates', 'largest'),
     )
 ]

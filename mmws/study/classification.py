@@ -21,6 +21,28 @@ MODELS.register_module('LSTM', module=nn.LSTM)
 _TEST_PART = 5  # one image of so many is a test image
 
 
+def load_digit_images(split: str) -> tuple[Tensor, Tensor]:
+    """Return images (N, 8, 8) of :func:`sklearn.datasets.load_digits`, and their labels (N).
+
+    Args:
+        split: ``'test'`` for every fifth digit, ``'train'`` for the others.
+
+    Returns:
+        The images, float32, whole numbers from 0 to 16; and the labels, int64, 0 to 9.
+
+    Raises:
+        ImportError: if scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise ImportError('the digits need scikit-learn: `pip install "mmws[demo]"`') from None
+    digits = load_digits()
+    is_test = np.arange(len(digits.target)) % _TEST_PART == 0
+    chosen = is_test if split == 'test' else ~is_test
+    return torch.from_numpy(digits.images[chosen]).float(), torch.from_numpy(digits.target[chosen])
+
+
 @DATASETS.register_module()
 class DigitImages(Dataset):
     """The 1797 handwritten digits of :func:`sklearn.datasets.load_digits`, 8×8 pixels.
@@ -39,20 +61,13 @@ class DigitImages(Dataset):
     """
 
     def __init__(self, split: str, size: int | None = None) -> None:
-        try:
-            from sklearn.datasets import load_digits
-        except ImportError:
-            raise ImportError('the digits need scikit-learn: `pip install "mmws[demo]"`') from None
-        digits = load_digits()
-        is_test = np.arange(len(digits.target)) % _TEST_PART == 0
-        images = torch.from_numpy(digits.images).float()
-        mean, deviation = images[~is_test].mean(), images[~is_test].std()
-        images = ((images - mean) / deviation)[is_test if split == 'test' else ~is_test]
+        training, _ = load_digit_images('train')
+        images, self.labels = load_digit_images(split)
+        images = (images - training.mean()) / training.std()
         if size is not None:
             images = F.interpolate(images[:, None], (size, size), mode='bilinear')
             images = images.expand(-1, 3, -1, -1)
         self.images = images
-        self.labels = torch.from_numpy(digits.target[is_test if split == 'test' else ~is_test])
 
     def __len__(self) -> int:
         return len(self.labels)

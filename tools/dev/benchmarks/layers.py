@@ -159,6 +159,16 @@ def turns(
     device: str,
 ) -> Figures:
     """Time the contestants in turn: medians, quartiles and paired ratios to the first, in ms."""
+    return compared(take_turns(losses, models, rounds, device), next(iter(losses)))
+
+
+def take_turns(
+    losses: Mapping[str, Callable[[], object]],
+    models: Mapping[str, nn.Module],
+    rounds: int,
+    device: str,
+) -> dict[str, list[float]]:
+    """Return the duration of each turn of each contestant, in ms."""
     names = list(losses)
     times: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(-2, rounds):  # the first pass of TrainingStep watches, the second warms up
@@ -175,13 +185,18 @@ def turns(
             if turn >= 0:
                 times[name].append((time.perf_counter() - start) * 1e3)
             models[name].zero_grad(set_to_none=True)
+    return times
+
+
+def compared(times: Mapping[str, list[float]], base: str) -> Figures:
+    """Return medians in ms, and medians and quartiles of the ratios to ``base`` within a turn."""
     figures = {}
     for name, values in times.items():
-        ratios = [a / b for a, b in zip(values, times[names[0]])]
+        ratios = [a / b for a, b in zip(values, times[base])]
         low, ratio, high = statistics.quantiles(ratios, n=4)
         figures[name] = {
             'ms': statistics.median(values), 'ratio': ratio, 'low': low, 'high': high,
-            'of minima': min(values) / min(times[names[0]]),
+            'of minima': min(values) / min(times[base]),
         }  # fmt: skip
     return figures
 

@@ -1,17 +1,20 @@
 """What Weight Normalization costs beside Batch Normalization.
 
-    python -m tools.dev.benchmarks.weight_norm
+    python -m tools.dev.benchmarks.weight_norm --json weight_norm.json
 
-prints, for a stack of linear layers, a stack of convolutions and an LSTM, the time of a training
-step (median, and the ratio to the plain layers with its quartiles, taken in turns) and the MiB that
-are kept between forward and backward pass. An LSTM has no Batch Normalization to compare with.
+prints a Markdown table for a stack of linear layers, a stack of convolutions and an LSTM: the time
+of a training step, as ratios to the plain layers and of WN to BN, with quartiles; and the memory
+that is kept between forward and backward pass. Contestants take turns. An LSTM has no Batch
+Normalization to compare with.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import json
 import platform
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +22,7 @@ from torch import Tensor, nn
 import mmws
 from mmws.layers import WNLSTM, ConvWN2d, LinearWN
 
-from .layers import Figures, keep_freed_memory, memory, print_table, turns
+from .layers import Figures, compared, keep_freed_memory, memory, take_turns
 
 DEPTH = 8
 
@@ -65,12 +68,34 @@ def measure(models: dict[str, nn.Module], inputs: Tensor, rounds: int) -> Figure
         return model(inputs).square().mean()
 
     losses = {name: functools.partial(loss, model) for name, model in models.items()}
-    times = turns(losses, models, rounds, 'cpu')
-    kept = {name: memory(models[name], losses[name])['kept MiB'] for name in models}
-    return {
-        name: {**{k: v for k, v in times[name].items() if k != 'of minima'}, 'kept MiB': kept[name]}
-        for name in models
-    }
+    times = take_turns(losses, models, rounds, 'cpu')
+    figures = compared(times, 'plain')
+    if 'BN' in models:
+        to_bn = compared(times, 'BN')['WN']
+        figures['WN'] |= {f'{key} to BN': to_bn[key] for key in ('ratio', 'low', 'high')}
+    for name, model in models.items():
+        figures[name]['kept MiB'] = memory(model, losses[name])['kept MiB']
+    return figures
+
+
+def print_markdown(results: dict[str, Figures]) -> None:
+    """Print the table: a line for each section."""
+    print('| | plain, ms | BN | WN | WN : BN | plain, kept MiB | BN | WN |')
+    print('| --- |' + ' ---: |' * 7)
+    for section, figures in results.items():
+        plain, wn = figures['plain'], figures['WN']
+        bn = figures.get('BN', {})
+        cells = [f'{plain["ms"]:.2f}', _ratio(bn), _ratio(wn), _ratio(wn, ' to BN')]
+        cells += [f'{plain["kept MiB"]:.1f}']
+        cells += [f'{f["kept MiB"] / plain["kept MiB"]:.2f}' if f else '–' for f in (bn, wn)]
+        print(f'| {section} | ' + ' | '.join(cells) + ' |')
+
+
+def _ratio(figures: dict[str, float], to: str = '') -> str:
+    if f'ratio{to}' not in figures:
+        return '–'
+    low, ratio, high = (figures[f'{key}{to}'] for key in ('low', 'ratio', 'high'))
+    return f'{ratio:.2f} [{low:.2f}, {high:.2f}]'
 
 
 def main() -> None:
@@ -79,12 +104,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--rounds', type=int, default=40, help='turns of every contestant')
+    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
+    parser.add_argument('--json', type=Path, help='also write the figures to this file')
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     keep_freed_memory()
     print(
         f'PyTorch {torch.__version__}, {torch.get_num_threads()} threads, '
-        f'{platform.processor() or "CPU"}'
+        f'{platform.processor() or "CPU"}\n'
     )
     results: dict[str, Figures] = {}
     for batch in (1, 16):
@@ -108,7 +136,9 @@ def main() -> None:
     }
     sequences = torch.randn(16, 32, 64)
     results['LSTM of 128 units, 16 x 32 steps x 64'] = measure(lstms, sequences, args.rounds)
-    print_table(results)
+    print_markdown(results)
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')
 
 
 if __name__ == '__main__':

@@ -12,7 +12,7 @@ train_dataloader = dict(
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(type='mmws.CartPoleMemory', capacity=10000, first=500),
 )
-default_hooks = dict(play=dict(type='mmws.PlayHook', steps=1))
+default_hooks = dict(play=dict(type='mmws.PlayHook', steps=2, first_part=0.5))
 val_dataloader = dict(
     batch_size=20,
     num_workers=0,
@@ -21,6 +21,6 @@ val_dataloader = dict(
     dataset=dict(type='mmws.CartPoleEpisodes', episodes=20),
 )
 val_evaluator = dict(type='mmws.MeanReturn')
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=4000, val_interval=1000)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=2500, val_interval=500)
 val_cfg = dict()
 optim_wrapper = dict(optimizer=dict(type='Adam', lr=0.001, fused=True))

@@ -44,9 +44,9 @@ tasks = dict(
         title='Q-learning of CartPole, mean return of 20 episodes',
         config='cartpole_dqn.py',
         metric='mean_return',
-        images=300000,
+        images=250000,
         rates=(0.000003, 0.00001, 0.00003),
-        evaluations=6,
+        evaluations=5,
         unit='transition',
     ),
 )

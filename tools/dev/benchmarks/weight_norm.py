@@ -58,6 +58,29 @@ def convolutions(layer: type[nn.Module], norm: bool) -> nn.Module:
     return nn.Sequential(*parts)
 
 
+def contests() -> dict[str, tuple[dict[str, nn.Module], Tensor]]:
+    """Return the contestants and their inputs by section."""
+    found: dict[str, tuple[dict[str, nn.Module], Tensor]] = {}
+    for build, plain, normalized, inputs in (
+        (convolutions, nn.Conv2d, ConvWN2d, ((1, 64, 56, 56), (16, 64, 56, 56))),
+        (linear, nn.Linear, LinearWN, ((16, 512), (128, 512))),
+    ):
+        for shape in inputs:
+            models = {
+                'plain': build(plain, False),
+                'BN': build(plain, True),
+                'WN': build(normalized, False),
+            }
+            section = f'{build.__name__}, {" × ".join(map(str, shape))}'
+            found[section] = models, torch.randn(*shape)
+    lstms: dict[str, nn.Module] = {
+        'plain': LastStep(nn.LSTM(64, 128, batch_first=True)),
+        'WN': LastStep(WNLSTM(64, 128, batch_first=True)),
+    }
+    found['LSTM of 128 units, 16 × 32 steps × 64'] = lstms, torch.randn(16, 32, 64)
+    return found
+
+
 def measure(models: dict[str, nn.Module], inputs: Tensor, rounds: int) -> Figures:
     """Return time and memory of a step of each model."""
     for name, model in models.items():
@@ -104,6 +127,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--rounds', type=int, default=40, help='turns of every contestant')
+    parser.add_argument('--only', default='', metavar='TEXT', help='sections with this in the name')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument('--json', type=Path, help='also write the figures to this file')
     args = parser.parse_args()
@@ -114,28 +138,11 @@ def main() -> None:
         f'PyTorch {torch.__version__}, {torch.get_num_threads()} threads, '
         f'{platform.processor() or "CPU"}\n'
     )
-    results: dict[str, Figures] = {}
-    for batch in (1, 16):
-        models = {
-            'plain': convolutions(nn.Conv2d, False),
-            'BN': convolutions(nn.Conv2d, True),
-            'WN': convolutions(ConvWN2d, False),
-        }
-        images = torch.randn(batch, 64, 56, 56)
-        results[f'convolutions, {batch} x 64 x 56 x 56'] = measure(models, images, args.rounds)
-    for batch in (16, 128):
-        models = {
-            'plain': linear(nn.Linear, False),
-            'BN': linear(nn.Linear, True),
-            'WN': linear(LinearWN, False),
-        }
-        results[f'linear, {batch} x 512'] = measure(models, torch.randn(batch, 512), args.rounds)
-    lstms: dict[str, nn.Module] = {
-        'plain': LastStep(nn.LSTM(64, 128, batch_first=True)),
-        'WN': LastStep(WNLSTM(64, 128, batch_first=True)),
+    results = {
+        section: measure(models, inputs, args.rounds)
+        for section, (models, inputs) in contests().items()
+        if args.only in section
     }
-    sequences = torch.randn(16, 32, 64)
-    results['LSTM of 128 units, 16 x 32 steps x 64'] = measure(lstms, sequences, args.rounds)
     print_markdown(results)
     if args.json:
         args.json.write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')

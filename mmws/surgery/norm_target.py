@@ -42,6 +42,11 @@ _TIMM_NORM_ACTS = ('BatchNormAct2d', 'SyncBatchNormAct', 'FrozenBatchNormAct2d')
 _STATE_OF_BATCH_NORM = (
     'num_features', 'momentum', 'track_running_stats', 'process_group', 'group',
 )  # fmt: skip
+# Models read these attributes of their batch normalizations by themselves. The layer in their
+# place answers as a batch normalization without statistics does.
+_WITHOUT_STATISTICS = dict(
+    running_mean=None, running_var=None, num_batches_tracked=None, track_running_stats=False
+)
 
 
 def _batch_norms() -> tuple[type[nn.Module], ...]:
@@ -135,6 +140,7 @@ class NormTarget:
         template = self._template(module, affine, positions).to(like.device, like.dtype)
         trainable = not feeders or any(conv.weight.requires_grad for conv in feeders)
         frozen = affine and not any(p.requires_grad for p in module.parameters(recurse=False))
+        answers = {**_WITHOUT_STATISTICS, 'num_features': _channels(module)}
 
         module.__class__ = type(template)
         for name in _STATE_OF_BATCH_NORM:
@@ -155,6 +161,7 @@ class NormTarget:
         for name, child in template.named_children():
             if name not in module._modules:  # as the activation of norm and activation in one
                 module.add_module(name, child.train(module.training))
+        vars(module).update({k: v for k, v in answers.items() if not hasattr(module, k)})
         if frozen:
             module.requires_grad_(trainable)
 

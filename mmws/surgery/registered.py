@@ -8,8 +8,14 @@ from mmws.registry import MODELS
 
 
 def find_layer(name: str) -> type[nn.Module] | None:
-    """Return the layer class that a config calls ``name``, None if there is none."""
-    found = MODELS.get(name)
+    """Return the layer class that a config calls ``name``, None if there is none.
+
+    The layers of mmws are found without MMEngine's search, which imports every module that
+    registers a model: MMDetection would be imported to convert a model of another library, and an
+    MMDetection that cannot be imported would stop the conversion.
+    """
+    own: type[nn.Module] | None = MODELS.module_dict.get(name.removeprefix('mmws.'))
+    found = own or MODELS.get(name)
     return found if isinstance(found, type) and issubclass(found, nn.Module) else None
 
 

@@ -16,7 +16,9 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import mmws
+from mmws.surgery import registered
 from mmws.surgery.feeds import tracer
+from mmws.surgery.libraries import is_batch_norm
 from mmws.surgery.norm_target import NormTarget
 
 
@@ -322,6 +324,40 @@ def test_the_linear_layer_of_pytorch_geometric(monkeypatch, conv):
     folded = mmws.fold(model)
     assert type(folded[0]) is nn.Linear
     torch.testing.assert_close(folded(x), expected)
+
+
+def test_an_mmdetection_that_cannot_be_imported_does_not_matter(monkeypatch):
+    # Bug: MMEngine's search for a name imports MMDetection, whose error ends the conversion of a
+    # model of another library, as it does beside a version of transformers that it does not know.
+    monkeypatch.setattr(registered.MODELS, 'get', None)
+    model = mmws.convert(two_blocks())
+    assert [type(m).__name__ for m in model[0]] == ['ConvWS2d', 'GroupNorm', 'ReLU']
+
+
+class ReadsItsNorm(nn.Sequential):
+    """A model that reads what its batch normalization holds, as kornia's descriptors do."""
+
+    def _apply(self, fn, recurse=True):
+        statistics = [t for t in (self[1].running_mean, self[1].running_var) if t is not None]
+        super()._apply(fn, recurse)
+        assert len(statistics) == (2 if self[1].track_running_stats else 0)
+        return self
+
+    def forward(self, x):
+        return super().forward(x).reshape(len(x), self[1].num_features, -1)
+
+
+@pytest.mark.parametrize('norm', ['GN', 'BCN'])
+@pytest.mark.parametrize('affine', [True, False])
+def test_norms_still_have_the_attributes_of_batch_norm(norm, affine):
+    # Bug: the converted model cannot be moved to another device or dtype, or cannot be run.
+    model = ReadsItsNorm(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32, affine=affine))
+    x = torch.randn(2, 3, 8, 8)
+    mmws.convert(model, norm=norm, inputs=x)
+    for form in (model, mmws.fold(model)):
+        assert not is_batch_norm(form[1])
+        assert '1.running_mean' not in form.state_dict()
+        assert form.double()(x.double()).shape == (2, 32, 36)
 
 
 def test_errors_of_the_conversion_do_not_pass_for_the_models(monkeypatch):

@@ -146,6 +146,26 @@ def test_inputs_have_the_dimensions_of_the_first_convolution(conv, norm, size):
     assert fed(nn.Sequential(nn.Sequential(conv(7, 4, size)), norm(4))) == {'0.0'}
 
 
+class Patches(nn.Module):
+    """A model of gray patches of one size, of which it makes four channels first."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        if x.shape[1:] != (1, 32, 32):
+            raise ValueError('32 x 32 gray pixels are expected')
+        return self.norm(self.conv(F.pixel_unshuffle(x, 2)))
+
+
+def test_patches_of_one_size():
+    # Bug: the model does not run, and its layers are judged by what the structure tells.
+    feeds = find_feeds(model := Patches())
+    assert feeds.stopped_by is None
+    assert feeds.fed == {model.conv}
+
+
 class Offsets(nn.Module):
     """MMDetection's DyHead calls MMCV's deformable convolution with offsets of a finer level."""
 

@@ -144,17 +144,22 @@ class _Run:
         self.tracers.append(tracer)
 
     def _trace_first(self, calls: Iterable[Call]) -> str | None:
-        """Trace the first call that goes through; what the others reached counts if none does."""
+        """Trace the first call that goes through; what the others reached counts if none does.
+
+        Returns:
+            The error of the first call, which has the likeliest input; None if a call went through.
+        """
         failed: list[Tracer] = []
-        error: str | None = 'no form of input is known for this model'
+        errors: list[str] = []
         for call in calls:
             tracer, error = self._trace_call(call)
             if error is None:
                 self.tracers.append(tracer)
                 return None
             failed.append(tracer)
+            errors.append(error)
         self.tracers += failed
-        return error
+        return errors[0] if errors else 'no form of input is known for this model'
 
     def _trace_call(self, call: Call) -> tuple[Tracer, str | None]:
         with Tracer(self.model, self.convs, self.norms) as tracer:

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from mmws.surgery.libraries import is_convolution, is_linear, loaded_classes
 
-# Spatial shapes by number of dimensions. The first is too small for some models.
+# Spatial shapes by number of dimensions. The first is too small for some models, and the last of
+# images is the only one that models of small images and of patches take.
 _SHAPES: dict[int, tuple[tuple[int, ...], ...]] = {
     1: ((64,), (1024,), (16000,)),
-    2: ((64, 64), (224, 224), (512, 512)),
+    2: ((64, 64), (224, 224), (512, 512), (32, 32)),
     3: ((16, 64, 64), (64, 64, 64), (16, 224, 224)),
 }
 _PART_SIZE = 16  # elements in each dimension of the input of a part, whose channels may be many
@@ -116,6 +117,12 @@ def _values(model: nn.Module, first: Any, part: bool) -> Iterator[Tensor]:
     size = (getattr(model, 'pretrained_cfg', None) or {}).get('input_size')  # timm's
     if isinstance(size, (tuple, list)) and not part:
         yield _random(conv.weight, *size)
+    if dims == 2 and not part:
+        # A model may make further channels of an image before its first convolution: features
+        # computed without weights, or the pixels of a block.
+        for channels in (c for c in (3, 1) if c != conv.in_channels):
+            for shape in shapes:
+                yield _random(conv.weight, channels, *shape)
 
 
 def _first_convolution(model: nn.Module) -> Any:

@@ -80,7 +80,7 @@ def _first_call(model: nn.Module) -> int:
             with torch.no_grad():
                 call()
         except Exception as error:  # models fail in any way at a form that is not theirs
-            failure = error
+            failure = failure or error  # the first form is the likeliest
             continue
         return index
     raise failure or ValueError('no form of input is known')

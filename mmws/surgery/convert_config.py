@@ -23,7 +23,6 @@ from .conversion import convert
 from .conversion_report import ConversionReport
 from .converted import pretrained_weights, unconverted_config, weights_fit
 from .norm_target import NormTarget
-from .own_errors import raised_in_surgery
 
 MMDET_COCO_METRIC = ('CocoMetric', 'mmdet.CocoMetric')
 
@@ -116,17 +115,17 @@ def _backbones(model: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]
 
 
 def _build(cfg: Config, base: str | Path) -> ConversionReport:
-    try:
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'):
-            # As `mmws.Converted` builds it, but the report goes to the caller, not into the log.
-            model = MODELS.build(unconverted_config(cfg.model)[0])
-            convert(model, cfg.model.conv, cfg.model.norm)
-            return model.conversion_report
-    except Exception as error:  # models raise anything
-        if raised_in_surgery(error):
-            raise
-        reason = f'{type(error).__name__}: {error}'
-        raise ValueError(f'the model of base config {base} cannot be built: {reason}') from error
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'):
+        # As `mmws.Converted` builds it, but the report goes to the caller, not into the log.
+        unconverted = unconverted_config(cfg.model)[0]
+        try:
+            model = MODELS.build(unconverted)
+        except Exception as error:  # models raise anything
+            reason = f'{type(error).__name__}: {error}'
+            message = f'the model of base config {base} cannot be built: {reason}'
+            raise ValueError(message) from error
+        convert(model, cfg.model.conv, cfg.model.norm)
+        return model.conversion_report
 
 
 def _config_text(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,6 @@ from torch.utils._pytree import tree_flatten
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from mmws.surgery.libraries import is_linear, mmcv_deformable
-from mmws.surgery.own_errors import raised_in_surgery
 
 from . import scale_rules
 from .graph import INVARIANT, Graph, Step
@@ -31,6 +31,27 @@ _METADATA = frozenset(
         *('size', 'sym_size'),
     }
 )
+
+
+Method = TypeVar('Method', bound=Callable[..., Any])
+
+
+def _own(method: Method) -> Method:
+    """Let the tracer remember an error of ``method``, which runs while a model runs.
+
+    A model may raise anything, and may catch anything: an error of the tracer must neither pass
+    for the model's nor get lost.
+    """
+
+    @wraps(method)
+    def remembering(self: Tracer, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:  # any error of these methods is a defect
+            self._own_error = self._own_error or error
+            raise
+
+    return remembering  # type: ignore[return-value]
 
 
 class Tracer(TorchDispatchMode):
@@ -80,6 +101,7 @@ class Tracer(TorchDispatchMode):
         self._single: nn.Module | None = None  # the layer that is being recorded as one step
         self._inputs: tuple[int, ...] = ()  # of that layer
         self._handles: list[Any] = []
+        self._own_error: Exception | None = None  # which arose in a method marked by _own
 
     # ---- Runs
 
@@ -106,9 +128,10 @@ class Tracer(TorchDispatchMode):
         try:
             output = call()
         except Exception as error:  # models raise anything; a run that ends early has told much
-            if raised_in_surgery(error):
-                raise
-            return ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+            if self._own_error is None:
+                return ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+        if self._own_error is not None:
+            raise self._own_error
         values = tuple(self._value(tensor) for tensor in _tensors(output))
         for value in dict.fromkeys(values):
             if value != INVARIANT:
@@ -117,9 +140,11 @@ class Tracer(TorchDispatchMode):
 
     # ---- Layers
 
+    @_own
     def _enter_module(self, module: nn.Module, args: Any) -> None:
         self._running.append(module)
 
+    @_own
     def _enter_layer(self, layer: nn.Module, args: Any, kwargs: Any) -> None:
         if self._single is None:
             self._single = layer
@@ -127,6 +152,7 @@ class Tracer(TorchDispatchMode):
             if layer in self._norms:
                 self._count_positions(layer, _tensors((args, kwargs)))
 
+    @_own
     def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
         while self._running and self._running.pop() is not module:
             pass  # what an exception that the model caught has left behind
@@ -172,6 +198,7 @@ class Tracer(TorchDispatchMode):
             self._operation(func, name, args, kwargs, output)
         return output
 
+    @_own
     def _note_parameters(self, name: str, tensors: list[Tensor]) -> None:
         for tensor in tensors:
             if id(tensor) not in self._parameters:
@@ -182,6 +209,7 @@ class Tracer(TorchDispatchMode):
             if self._single is None and name in scale_rules.CONVOLUTIONS and tensor.dim() > 2:
                 self.functions.setdefault(self._place(), f'aten::{name}')
 
+    @_own
     def _operation(
         self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:

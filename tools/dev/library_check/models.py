@@ -1,4 +1,8 @@
-"""The models that are checked, chosen by a rule for each library. Nothing is downloaded."""
+"""The models that are checked, chosen by a rule for each library. Nothing is downloaded.
+
+The structure of a model is what a conversion can fail at, and not its size. Where a library has one
+structure in several sizes, the rules take a small one.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from torch import nn
 
@@ -39,13 +44,17 @@ def _torchvision() -> Iterator[tuple[str, Build]]:
 
 
 def _timm() -> Iterator[tuple[str, Build]]:
-    """Yield the first model of each module of timm."""
+    """Yield one model of each module of timm: the first of the smallest size that a name tells."""
     import timm
 
+    sizes = ('atto', 'femto', 'pico', 'nano', 'xxs', 'xxtiny', 'xtiny', 'tiny', 'mini', 'small',
+             'xs', 's', 't', 'b0', 'm0', 's0')  # fmt: skip
     for module in timm.list_modules():
-        names = timm.list_models(module=module)
+        names = [n for n in timm.list_models(module=module) if not n.startswith('test_')]
+        small = [n for size in sizes for n in names if size in n.split('_')]
         if names:
-            yield names[0], partial(timm.create_model, names[0])
+            name = (small or names)[0]
+            yield name, partial(timm.create_model, name)
 
 
 def _smp() -> Iterator[tuple[str, Build]]:
@@ -60,12 +69,19 @@ def _smp() -> Iterator[tuple[str, Build]]:
 
 def _ultralytics() -> Iterator[tuple[str, Build]]:
     """Yield every architecture file of ultralytics, in its smallest scale."""
+    import torchvision
     import ultralytics
-    from ultralytics.nn import tasks
+
+    without_weights = partial(torchvision.models.get_model, weights=None)
+
+    def build(path: Path) -> nn.Module:
+        with mock.patch.object(torchvision.models, 'get_model', lambda n, **_: without_weights(n)):
+            kind = ultralytics.RTDETR if 'rtdetr' in path.stem else ultralytics.YOLO
+            return kind(str(path)).model.float()
 
     folder = Path(ultralytics.__file__).parent / 'cfg' / 'models'
     for path in sorted(folder.glob('**/*.yaml')):
-        yield path.stem, partial(tasks.DetectionModel, str(path), verbose=False)
+        yield path.stem, partial(build, path)
 
 
 def _pytorchcv() -> Iterator[tuple[str, Build]]:
@@ -79,7 +95,7 @@ def _pytorchcv() -> Iterator[tuple[str, Build]]:
 
 
 def _transformers() -> Iterator[tuple[str, Build]]:
-    """Yield every model of transformers that classifies images, with its default config."""
+    """Yield every model of transformers that classifies images, with few layers of each kind."""
     import transformers
     from transformers.models.auto import modeling_auto
 
@@ -88,9 +104,21 @@ def _transformers() -> Iterator[tuple[str, Build]]:
 
         def build(kind: str = kind, name: str = name) -> nn.Module:
             config = transformers.CONFIG_MAPPING[kind]()
+            _make_shallow(config)
             return getattr(transformers, name)(config)
 
         yield name, build
+
+
+def _make_shallow(config: Any) -> None:
+    """Limit the layers of a config of transformers to two, and the blocks of a stage to one."""
+    for key, value in vars(config).items():
+        if key in ('num_hidden_layers', 'num_layers', 'n_layer') and isinstance(value, int):
+            setattr(config, key, min(value, 2))
+        elif key in ('depths', 'layer_depths', 'num_blocks', 'depth') and isinstance(value, list):
+            setattr(config, key, [min(count, 1) for count in value])
+        elif hasattr(value, 'to_dict'):  # of the images or of the text alone
+            _make_shallow(value)
 
 
 def _monai() -> Iterator[tuple[str, Build]]:
@@ -183,6 +211,9 @@ def _build_config(package: str, path: Path) -> nn.Module:
 
     from tools.dev.zoo_check.check import tiny_config
 
+    # MMPretrain's multimodal models are for releases of transformers before 5, beside which alone
+    # they can be imported. MMSegmentation imports MMPretrain.
+    importlib.import_module('mmpretrain.utils.dependency').WITH_MULTIMODAL = False
     importlib.import_module(f'{package}.utils').register_all_modules(init_default_scope=False)
     cfg = Config.fromfile(path)
     init_default_scope(cfg.get('default_scope') or package)

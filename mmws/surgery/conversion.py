@@ -146,6 +146,8 @@ def _plan(
     _keep_shared_weights_alike(layers)
     if norm is not None:
         for layer, reason in norms.items():
+            if reason is None and layer in feeds.weight_used_alone:
+                reason = 'the model reads its parameters or statistics by itself'
             norms[layer] = reason or norm.why_not(layer, feeds.positions.get(layer))
     return _Plan(conv, norm, feeds, layers, norms)
 

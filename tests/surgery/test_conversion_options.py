@@ -360,6 +360,33 @@ def test_norms_still_have_the_attributes_of_batch_norm(norm, affine):
         assert form.double()(x.double()).shape == (2, 32, 36)
 
 
+class NormByItself(nn.Module):
+    """A model that normalizes with the tensors of a layer, without a call of the layer."""
+
+    def __init__(self, affine):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32, affine=affine)
+        self.block = nn.Sequential(nn.Conv2d(32, 32, 1), nn.BatchNorm2d(32, affine=affine))
+
+    def forward(self, x):
+        n = self.norm
+        statistics = n.running_mean, n.running_var
+        x = nn.functional.batch_norm(self.conv(x), *statistics, n.weight, n.bias, self.training)
+        return self.block(x)
+
+
+@pytest.mark.parametrize('affine', [True, False])
+def test_a_norm_that_is_never_called_stays(affine):
+    # Bug: it becomes GN, whose statistics the model does not find, so that the model cannot run.
+    model = NormByItself(affine)
+    mmws.convert(model)
+    assert type(model.norm) is nn.BatchNorm2d
+    assert type(model.block[1]) is mmws.GroupNorm
+    left = {layer.name: layer.reason for layer in model.conversion_report.left}
+    assert left['norm'] == 'the model reads its parameters or statistics by itself'
+    assert model.eval()(torch.randn(1, 3, 8, 8)).shape == (1, 32, 6, 6)
+
+
 class Careless(nn.Sequential):
     """A model that goes on whatever its layers raise."""
 

@@ -30,7 +30,8 @@ class Feeds:
             It has an entry too if a normalization is no layer.
         stops: For each layer whose scale matters, what it matters to, in words.
         unknown: Of the operations in ``stops``, those in no table of rules.
-        weight_used_alone: The layers whose weight the model reads by itself.
+        weight_used_alone: The layers whose weight the model reads by itself, and the norms whose
+            parameters or statistics it does.
         odd_offsets: Deformable convolutions with more offsets than outputs.
         sharing: The layers that hold the weight of one that does not feed a normalization.
         reached: The layers that ran, or whose place in the structure tells.

@@ -69,7 +69,8 @@ class Tracer(TorchDispatchMode):
         graph: What was recorded.
         reached: The layers of ``convs`` that ran.
         weight_used_alone: Those whose weight the model reads for a computation of its own, as
-            MMDetection's TOOD does: no layer can stand between the two.
+            MMDetection's TOOD does: no layer can stand between the two. Also those of ``norms``
+            whose parameters or statistics it reads so, as for ``F.batch_norm``.
         odd_offsets: The deformable convolutions of MMCV that were given more offsets than they
             have outputs, as in MMDetection's DyHead: torchvision's operator refuses that.
         positions: For each of ``norms``, the smallest number of positions of a channel that it
@@ -94,6 +95,9 @@ class Tracer(TorchDispatchMode):
         self._owners = WeakTensorKeyDictionary()  # weight -> the layers of convs that hold it
         for conv in convs:
             self._owners.setdefault(conv.weight, []).append(conv)
+        for norm in norms:  # and all tensors of norms
+            for tensor in (*norm.parameters(), *norm.buffers()):
+                self._owners.setdefault(tensor, []).append(norm)
         self._parameters = {id(parameter) for parameter in model.parameters()}
         self._storages = StorageTable()
         self._degrees: list[Degree] = [0.0]  # of each value, if every layer of convs is converted
@@ -201,11 +205,11 @@ class Tracer(TorchDispatchMode):
     @_own
     def _note_parameters(self, name: str, tensors: list[Tensor]) -> None:
         for tensor in tensors:
-            if id(tensor) not in self._parameters:
-                continue
             owners = self._owners.get(tensor, ())
             if not any(owner in self._running for owner in owners):
                 self.weight_used_alone.update(owners)
+            if id(tensor) not in self._parameters:
+                continue
             if self._single is None and name in scale_rules.CONVOLUTIONS and tensor.dim() > 2:
                 self.functions.setdefault(self._place(), f'aten::{name}')
 

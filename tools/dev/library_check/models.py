@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -51,7 +52,7 @@ def _timm() -> Iterator[tuple[str, Build]]:
              'xs', 's', 't', 'b0', 'm0', 's0')  # fmt: skip
     for module in timm.list_modules():
         names = [n for n in timm.list_models(module=module) if not n.startswith('test_')]
-        small = [n for size in sizes for n in names if size in n.split('_')]
+        small = [n for size in sizes for n in names if re.search(rf'_{size}\d*(_|$)', n)]
         if names:
             name = (small or names)[0]
             yield name, partial(timm.create_model, name)

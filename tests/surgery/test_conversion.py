@@ -258,6 +258,38 @@ def test_tracing_leaves_no_trace():
     assert not model[1][0]._forward_hooks
 
 
+class Remembering(nn.Module):
+    """A model that makes something for the first size it sees, in attributes and a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 32, 1), nn.BatchNorm2d(32)
+        self.window, self.positions = 128, None
+        self.register_buffer('table', torch.zeros(1))
+
+    def forward(self, x):
+        if x.shape[-1] < self.window:
+            self.window = x.shape[-1]
+            self.positions = torch.arange(self.window)
+            self.table = torch.ones(self.window)
+            self.seen = True
+        if self.window < 128:
+            raise ValueError('the image is too small')
+        return self.norm(self.conv(x))
+
+
+def test_what_a_model_remembers_of_an_image_comes_back():
+    # Bug: the first image that is tried leaves its size, and the model takes no larger one again,
+    # as the windows of Swin Transformers in transformers did.
+    model = mmws.convert(Remembering())
+    assert type(model.conv) is mmws.ConvWS2d
+    assert not [note for note in model.conversion_report.notes if 'stopped early' in note]
+    assert (model.window, model.positions, hasattr(model, 'seen')) == (128, None, False)
+    assert model.table.shape == (1,)
+    assert mmws.check_conversion(model)
+    assert model(torch.zeros(1, 3, 200, 200)).shape == (1, 32, 200, 200)
+
+
 def test_frozen_batch_norm_becomes_trainable_where_its_convolution_is():
     # Bug: gains and offsets of GN stay frozen, as BN had them for want of a batch.
     for frozen_conv in (False, True):

@@ -15,7 +15,7 @@ from .graph import Graph, Solution, Step, solve
 from .inputs import Call, call_with, larger_call, own_calls
 from .structure import fed_normalizations
 from .tracer import Tracer
-from .undisturbed import undisturbed
+from .undisturbed import kept_state, undisturbed
 
 _CLASS_OF_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -153,7 +153,8 @@ class _Run:
         failed: list[Tracer] = []
         errors: list[str] = []
         for call in calls:
-            tracer, error = self._trace_call(call)
+            with kept_state(self.model):  # a model may remember the size that it does not take
+                tracer, error = self._trace_call(call)
             if error is None:
                 self.tracers.append(tracer)
                 return None

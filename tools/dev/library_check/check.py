@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 import mmws
 from mmws.surgery.feeds.inputs import own_calls
+from mmws.surgery.feeds.undisturbed import undisturbed
 
 FOLD_TOLERANCE = 1e-4
 
@@ -77,7 +78,7 @@ def _first_call(model: nn.Module) -> int:
     failure: Exception | None = None
     for index, call in enumerate(own_calls(model)):
         try:
-            with torch.no_grad():
+            with undisturbed(model):  # a model may remember the size that it does not take
                 call()
         except Exception as error:  # models fail in any way at a form that is not theirs
             failure = failure or error  # the first form is the likeliest

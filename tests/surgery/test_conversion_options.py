@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from importlib import import_module
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -324,6 +324,53 @@ def test_the_linear_layer_of_pytorch_geometric(monkeypatch, conv):
     folded = mmws.fold(model)
     assert type(folded[0]) is nn.Linear
     torch.testing.assert_close(folded(x), expected)
+
+
+class ForeignTransformer(nn.Module):
+    """A model of transformers; ``patchify`` is a convolution or a linear layer, and a norm."""
+
+    def __init__(self, patchify):
+        super().__init__()
+        self.patchify = patchify
+        self.config = SimpleNamespace(num_channels=3, patch_size=4, image_size=64)
+
+
+class OfAnyInput(ForeignTransformer):
+    """Its main input has no name that tells what it is, as Perceiver's."""
+
+    main_input_name = 'inputs'
+
+    def forward(self, inputs=None, pixel_values=None):
+        return self.patchify(inputs if pixel_values is None else pixel_values)
+
+
+class OfPatches(ForeignTransformer):
+    """It takes the patches of an image of any shape, as SigLIP 2."""
+
+    main_input_name = 'pixel_values'
+
+    def forward(self, pixel_values, pixel_attention_mask, spatial_shapes):
+        assert pixel_attention_mask.sum(1).tolist() == spatial_shapes.prod(1).tolist()
+        return self.patchify(pixel_values)
+
+
+@pytest.mark.parametrize(
+    'model',
+    [
+        OfAnyInput(nn.Sequential(nn.Conv2d(3, 32, 4, 4), nn.GroupNorm(4, 32))),
+        OfPatches(nn.Sequential(nn.Linear(48, 32, bias=False), nn.LayerNorm(32))),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_inputs_of_transformers(monkeypatch, model):
+    # Bug: no input is known, the model does not run, and its layers are judged by structure.
+    transformers = ModuleType('transformers')
+    transformers.PreTrainedModel = ForeignTransformer
+    monkeypatch.setitem(sys.modules, 'transformers', transformers)
+    report = mmws.convert(model).conversion_report
+    assert [change.name for change in report.convs] == ['patchify.0']
+    assert not [note for note in report.notes if 'stopped early' in note]
+    assert mmws.check_conversion(model)
 
 
 def test_an_mmdetection_that_cannot_be_imported_does_not_matter(monkeypatch):

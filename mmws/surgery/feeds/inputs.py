@@ -165,6 +165,18 @@ def _transformers_inputs(model: Any) -> Iterator[dict[str, Any]]:
     """Yield what models of transformers take, by the name of their main input."""
     config, like = model.config, next(model.parameters())
     name = getattr(model, 'main_input_name', 'input_ids')
+    known = ('input_ids', 'pixel_values', 'input_values', 'input_features')
+    taken = inspect.signature(model.forward).parameters
+    if name not in known:  # Perceiver calls its input "inputs", of any kind
+        name = next((other for other in known if other in taken), name)
+    if name == 'pixel_values' and 'spatial_shapes' in taken:  # patches of images of any shape
+        vision = getattr(config, 'vision_config', config)
+        features = vision.num_channels * vision.patch_size**2
+        yield {
+            name: _random(like, _TOKENS, features),
+            'pixel_attention_mask': torch.ones(1, _TOKENS, dtype=torch.long, device=like.device),
+            'spatial_shapes': torch.tensor([[_TOKENS // 4, 4]], device=like.device),
+        }
     if name == 'pixel_values':
         channels = getattr(config, 'num_channels', 3)
         size = getattr(config, 'image_size', 224)

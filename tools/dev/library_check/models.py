@@ -17,6 +17,8 @@ from unittest import mock
 
 from torch import nn
 
+from mmws.config.tree import KeyPath, rewrite
+
 Build = Callable[[], nn.Module]
 
 
@@ -194,16 +196,18 @@ def _kornia() -> Iterator[tuple[str, Build]]:
 
 
 def _openmmlab(package: str) -> Iterator[tuple[str, Build]]:
-    """Yield the model of the first config in each folder of a package of OpenMMLab."""
+    """Yield one model of each folder of a package of OpenMMLab: the first of a small backbone."""
     from tools.dev.zoo_check.run import zoo_configs
 
     root = Path(importlib.import_module(package).__file__ or '').parent / '.mim' / 'configs'
-    folders: set[str] = set()
+    folders: dict[str, list[str]] = {}
     for name in zoo_configs(root):
-        folder = name.partition('/')[0]
-        if folder not in folders:
-            folders.add(folder)
-            yield name, partial(_build_config, package, root / name)
+        folders.setdefault(name.partition('/')[0], []).append(name)
+    for names in folders.values():
+        small = [n for n in names if re.search(r'[_-](r18|tiny|mit-b0|hr18s|resnet18)[_-]', n)]
+        medium = [n for n in names if re.search(r'[_-](r50|small|s|resnet50)[_-]', n)]
+        name = (small or medium or names)[0]
+        yield name, partial(_build_config, package, root / name)
 
 
 def _build_config(package: str, path: Path) -> nn.Module:
@@ -214,12 +218,20 @@ def _build_config(package: str, path: Path) -> nn.Module:
 
     # MMPretrain's multimodal models are for releases of transformers before 5, beside which alone
     # they can be imported. MMSegmentation imports MMPretrain.
-    importlib.import_module('mmpretrain.utils.dependency').WITH_MULTIMODAL = False
+    dependency: Any = importlib.import_module('mmpretrain.utils.dependency')
+    dependency.WITH_MULTIMODAL = False
     importlib.import_module(f'{package}.utils').register_all_modules(init_default_scope=False)
     cfg = Config.fromfile(path)
     init_default_scope(cfg.get('default_scope') or package)
     registry = importlib.import_module(f'{package}.registry')
-    return registry.MODELS.build(tiny_config(cfg.model))
+    return registry.MODELS.build(rewrite(tiny_config(cfg.model), _small_images, ('model',)))
+
+
+def _small_images(path: KeyPath, value: Any) -> Any:
+    """Limit the image size that a model is built for, which costs minutes, to 224 pixels."""
+    if path[-1] not in ('img_size', 'image_size'):
+        return value
+    return min(value, 224) if isinstance(value, int) else [min(size, 224) for size in value]
 
 
 LIBRARIES: dict[str, Callable[[], Iterator[tuple[str, Build]]]] = {

@@ -32,7 +32,10 @@ def all_models(library: str) -> Iterator[tuple[str, Build]]:
 
 
 def _torchvision() -> Iterator[tuple[str, Build]]:
-    """Yield every model of torchvision below the size of its largest ones."""
+    """Yield every model of torchvision below the size of its largest ones.
+
+    The detectors that resize images resize them to 128 pixels, and not to 800, which takes minutes.
+    """
     from torchvision.models import get_model, get_model_builder, list_models
 
     huge = ('_7gf', '_8gf', '_16gf', '_32gf', '_128gf', 'vit_h', 'vit_l', 'large')
@@ -43,6 +46,8 @@ def _torchvision() -> Iterator[tuple[str, Build]]:
         options: dict[str, Any] = {
             key: None for key in ('weights', 'weights_backbone') if key in arguments
         }
+        if any(word in name for word in ('rcnn', 'fcos', 'retinanet')):
+            options.update(min_size=128, max_size=256)
         yield name, partial(get_model, name, **options)
 
 

@@ -166,6 +166,27 @@ def test_patches_of_one_size():
     assert feeds.fed == {model.conv}
 
 
+class PixelsOfBlocks(nn.Module):
+    """A model without convolutions that takes images, as Vision Transformers of timm."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.norm = nn.Linear(3 * 8 * 8, 16, bias=False), nn.LayerNorm(16)
+
+    def forward(self, x):
+        if x.dim() != 4:
+            raise ValueError('images are expected')
+        return self.norm(self.embed(F.unfold(x, 8, stride=8).mT))
+
+
+def test_images_without_a_convolution():
+    # Bug: features and tokens alone are tried, since the first layer is a linear one.
+    model = PixelsOfBlocks()
+    feeds = find_feeds(model, candidates=[model.embed])
+    assert feeds.stopped_by is None
+    assert feeds.fed == {model.embed}
+
+
 class Offsets(nn.Module):
     """MMDetection's DyHead calls MMCV's deformable convolution with offsets of a finer level."""
 

@@ -93,36 +93,40 @@ def _values(model: nn.Module, first: Any, part: bool) -> Iterator[Tensor]:
         like = next(first.parameters())
         yield _random(like, features, batch=4)
         yield _random(like, _TOKENS, features)
-        if conv is None:
-            return
-    if conv is None:
+    if conv is not None:
+        yield from _values_of_convolution(model, conv, part)
+    if part or (conv is not None and conv.weight.dim() != 4):
         return
+    like = next(first.parameters())
+    size = (getattr(model, 'pretrained_cfg', None) or {}).get('input_size')  # timm's
+    if isinstance(size, (tuple, list)):
+        yield _random(like, *size)
+    # A model may make further channels of an image before its first convolution or linear layer:
+    # features computed without weights, or the pixels of a block.
+    for channels in (3, 1):
+        if conv is None or channels != conv.in_channels:
+            for shape in _SHAPES[2]:
+                yield _random(like, channels, *shape)
+
+
+def _values_of_convolution(model: nn.Module, conv: Any, part: bool) -> Iterator[Tensor]:
+    """Yield what the first convolution of a model, or of a part of one, takes."""
     dims = conv.weight.dim() - 2
-    shapes = _SHAPES[dims]
     if part:
-        shapes = ((_PART_SIZE,) * dims,)
+        yield _random(conv.weight, conv.in_channels, *(_PART_SIZE,) * dims)
+        return
     if dims == 1 and conv.in_channels == 1:  # of audio: a waveform without channels
         yield _random(conv.weight, _SAMPLES)
-    for shape in shapes:
+    for shape in _SHAPES[dims]:
         yield _random(conv.weight, conv.in_channels, *shape)
-    if not part:
-        # A model of two branches may take what its second one takes, as Demucs does a waveform.
-        others: dict[int, Any] = {dims: conv}
-        convs: Iterator[Any] = filter(is_convolution, model.modules())
-        for module in convs:
-            others.setdefault(module.weight.dim() - 2, module)
-        for other_dims, other in list(others.items())[1:]:
-            for shape in _SHAPES[other_dims]:
-                yield _random(other.weight, other.in_channels, *shape)
-    size = (getattr(model, 'pretrained_cfg', None) or {}).get('input_size')  # timm's
-    if isinstance(size, (tuple, list)) and not part:
-        yield _random(conv.weight, *size)
-    if dims == 2 and not part:
-        # A model may make further channels of an image before its first convolution: features
-        # computed without weights, or the pixels of a block.
-        for channels in (c for c in (3, 1) if c != conv.in_channels):
-            for shape in shapes:
-                yield _random(conv.weight, channels, *shape)
+    # A model of two branches may take what its second one takes, as Demucs does a waveform.
+    others: dict[int, Any] = {dims: conv}
+    convs: Iterator[Any] = filter(is_convolution, model.modules())
+    for module in convs:
+        others.setdefault(module.weight.dim() - 2, module)
+    for other_dims, other in list(others.items())[1:]:
+        for shape in _SHAPES[other_dims]:
+            yield _random(other.weight, other.in_channels, *shape)
 
 
 def _first_convolution(model: nn.Module) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,8 +21,8 @@ class LiveMemory(TorchDispatchMode):
             loss.backward()
         memory.peak  # gradients included
 
-    Views take no memory of their own. What operators need while they run, such as the workspaces of
-    cuDNN, is not seen.
+    Views take no memory of their own, and sparse tensors none but that of their parts. What
+    operators need while they run, such as the workspaces of cuDNN, is not seen.
 
     Attributes:
         calls: How many operators have run, views aside.
@@ -41,7 +42,7 @@ class LiveMemory(TorchDispatchMode):
         aliases = [r.alias_info for r in func._schema.returns if r.alias_info is not None]
         self.calls += all(alias.is_write for alias in aliases)
         for tensor in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(tensor, Tensor) and not aliases:
+            if isinstance(tensor, Tensor) and tensor.layout is torch.strided and not aliases:
                 storage = tensor.untyped_storage()
                 reference = StorageWeakRef(storage)
                 self._storages[reference.cdata] = reference, storage.nbytes()

@@ -141,7 +141,7 @@ class RemakingPass:
         if isinstance(layer, CONSUMERS):
             self._recognize_activation(x)
         dtype = _dtype_under_autocast(layer, x)
-        if dtype is None or dtype == x.dtype or not self._saves():
+        if dtype is None or dtype == x.dtype or not _has_storage(x) or not self._saves():
             return None
         cast = x.to(dtype)
         # A copy in half precision is smaller than its source: worth it if that one is there anyway.
@@ -204,6 +204,7 @@ class RemakingPass:
         """Whether a value may be remade: saved by this pass, alone in its storage, and large."""
         return (
             isinstance(value, Tensor)
+            and _has_storage(value)
             and value.requires_grad
             and value.grad_fn is not None
             and int(value.storage_offset()) == 0
@@ -242,7 +243,7 @@ class RemakingPass:
                 box.content = Slot(recipe, box.content)
 
     def _pack(self, tensor: Tensor) -> Box | Slot:
-        if type(tensor) is not Tensor:  # such as a parameter
+        if type(tensor) is not Tensor or not _has_storage(tensor):  # such as a parameter
             return Box(tensor)
         recipe = self._find(tensor)
         if recipe is not None:
@@ -253,6 +254,11 @@ class RemakingPass:
             self._boxes[place] = StorageWeakRef(tensor.untyped_storage()), []
         self._boxes[place][1].append(weakref.ref(box))
         return box
+
+
+def _has_storage(tensor: Tensor) -> bool:
+    """Whether a tensor is in a memory of its own; sparse tensors consist of others."""
+    return tensor.layout is torch.strided
 
 
 def _norm_function(norm: Any) -> Callable[..., Tensor] | None:

@@ -246,6 +246,27 @@ def test_an_in_place_change_of_a_noted_value_is_not_mistaken_for_it():
     assert_bitwise(model, alone)
 
 
+def test_sparse_tensors_in_the_loss_are_kept():
+    # Bug: "Cannot access storage of SparseTensorImpl", in the loss of FreeAnchor.
+    class Sparse(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features = make()
+
+        def forward(self, x):
+            values = self.features(x).flatten()
+            places = torch.arange(len(values)).expand(2, -1)
+            sparse = torch.sparse_coo_tensor(
+                places, values, requires_grad=True, check_invariants=True
+            )
+            return torch.sparse.mm(sparse, values[:, None])
+
+    model = Sparse()
+    alone = copy.deepcopy(model)
+    TrainingStep(model, remake=True)
+    assert_bitwise(model, alone)
+
+
 def test_hooks_that_change_an_output_are_respected():
     model = make()
     model[1].conv3.register_forward_hook(lambda m, args, out: out * 2)

@@ -17,8 +17,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmws.files import replacing
-
 from .check import check_model, one_line
 from .models import LIBRARIES, all_models
 from .report import failure, write_page
@@ -36,19 +34,27 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _read_results(path: Path) -> list[dict[str, Any]]:
+    """Return the latest result of each model: a failure that is tried again stays until then."""
+    if not path.exists():
+        return []
+    results = [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
+    return list({(result['library'], result['model']): result for result in results}.values())
+
+
 def main() -> None:
     args = parse_args()
     out = Path(args.out)
-    results = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    results = _read_results(out)
     if args.report:
         write_page(results, Path(args.report))
         return
-    if args.retry:
-        results = [result for result in results if not failure(result)]
-        with replacing(out) as draft:
-            draft.write_text(''.join(json.dumps(r) + '\n' for r in results), encoding='utf-8')
     last_start = time.monotonic() + 60 * (float('inf') if args.minutes is None else args.minutes)
-    done = {(result['library'], result['model']) for result in results}
+    done = {
+        (result['library'], result['model'])
+        for result in results
+        if not (args.retry and failure(result))
+    }
     os.environ['HF_HUB_OFFLINE'] = '1'
     torch.set_num_threads(1)
     _load_modules()

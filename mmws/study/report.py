@@ -43,9 +43,11 @@ def write_report(spec: Spec, results_file: str | Path, page: str | Path | None =
     colours = {form: number for number, form in enumerate(spec.forms)}
     lines = [*_head(spec, results, results_file), *_verdicts(spec, results)]
     for number, table in enumerate(tables(spec, results)):
-        chart = page.with_suffix('') / f'{number + 1}_{table.block.task}.svg'
-        plot_table(table, chart, colours)
-        lines += [*_table(table), '', f'![{_caption(table)}]({chart.parent.name}/{chart.name})', '']
+        lines += [*_table(table), '']
+        if any(cell is not None for row in table.rows.values() for cell in row.values()):
+            chart = page.with_suffix('') / f'{number + 1}_{table.block.task}.svg'
+            plot_table(table, chart, colours)
+            lines += [f'![{_caption(table)}]({chart.parent.name}/{chart.name})', '']
     lines += [*_rates(spec, results), *_cost(spec, results)]
     with replacing(page) as draft:
         draft.write_text('\n'.join(lines) + '\n', encoding='utf-8')

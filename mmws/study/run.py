@@ -191,8 +191,10 @@ def _result(spec: Spec, cell: Cell, outcome: Mapping, seconds: float) -> Result:
 
 
 def _command(spec: Spec, cell: Cell) -> str:
-    data = f' --data {shlex.quote(_shown(spec.data))}' if spec.data else ''
-    return f'python tools/study.py {_shown(spec.path)}{data} --only {cell.name}'
+    if spec.data is None:
+        return f'python tools/study.py {_shown(spec.path)} --only {cell.name}'
+    data = shlex.quote(_shown(spec.data))
+    return f'python tools/study.py {_shown(spec.path)} --data {data} --only {cell.name}'
 
 
 def _shown(path: Path) -> str:

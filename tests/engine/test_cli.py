@@ -19,7 +19,7 @@ LIBRARY = sorted(
 )
 # A message that tells a command to run has the options of that command.
 COMMAND = re.compile(
-    r'pip (un)?install|--no-binary|python tools/|^ --(boxes|root|splits|only|report) ?$'
+    r'pip (un)?install|--no-binary|python tools/|^ --(boxes|root|splits|data|only|report) ?$'
     r'|var\(--[a-z]+\)'  # a property of a style sheet
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from torch import nn
@@ -14,4 +15,7 @@ from mmws.study.cell_config import write_cell_config
 def train_cell(spec: Path, cell: Cell, folder: Path) -> nn.Module:
     """Train one cell of a study, write its log to ``folder``, and return the model."""
     config = write_cell_config(read_spec(spec), cell, folder)
-    return train(prepare(config, work_dir=folder))
+    cfg = prepare(config, work_dir=folder)
+    # MMEngine names a run by the second, and two of one name share a log.
+    cfg.experiment_name = re.sub(r'\W', '_', str(folder))
+    return train(cfg)

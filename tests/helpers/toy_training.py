@@ -22,6 +22,7 @@ from torch import nn
 
 import mmws
 from mmws.engine.run import TRAINING_HOOKS
+from mmws.hooks import StopHook
 
 IMAGES = 7
 
@@ -183,6 +184,8 @@ def run(cfg: Config, action: Any = None, resume: str | None = None) -> Runner:
         for hook in runner.hooks:
             if hasattr(hook, '_writer'):
                 hook._writer.wait()
+            if isinstance(hook, StopHook):  # MMEngine tells hooks of the end only if it succeeds
+                hook.release()
     return runner
 
 

@@ -76,12 +76,17 @@ class Slot:
 
 
 class Box:
-    """Stands in the graph for a tensor that is kept, until its recipe becomes known."""
+    """Stands in the graph for a tensor that is kept, until its recipe becomes known.
+
+    Its tensor has no graph: a node that keeps its own output would hold itself, and be freed by
+    nothing but a backward pass, which the costs of a matching never see. Autograd puts the tensor
+    back into the graph when it takes it out.
+    """
 
     __slots__ = ('__weakref__', 'content', 'version')
 
     def __init__(self, tensor: Tensor) -> None:
-        self.content: Tensor | Slot = tensor
+        self.content: Tensor | Slot = tensor if tensor.is_leaf else tensor.detach()
         self.version = tensor._version
 
     def value(self) -> Tensor:

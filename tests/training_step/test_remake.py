@@ -246,6 +246,30 @@ def test_an_in_place_change_of_a_noted_value_is_not_mistaken_for_it():
     assert_bitwise(model, alone)
 
 
+def test_a_graph_that_has_no_backward_pass_is_freed():
+    # Bug: what a matching computes its costs from, with gradients, is held for ever.
+    costs = []
+
+    class Matching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features = make()
+
+        def forward(self, x):
+            scores = self.features(x)
+            cost = scores.sigmoid()  # autograd keeps its output
+            costs.append(StorageWeakRef(cost.untyped_storage()))
+            return scores
+
+    model = Matching()
+    TrainingStep(model, remake=True)
+    with torch.no_grad():
+        assert model(X) is not None
+    scores = model(X)
+    assert all(cost.expired() for cost in costs)
+    scores.square().mean().backward()
+
+
 def test_sparse_tensors_in_the_loss_are_kept():
     # Bug: "Cannot access storage of SparseTensorImpl", in the loss of FreeAnchor.
     class Sparse(nn.Module):

@@ -2,6 +2,10 @@
 
 import pytest
 
+# At its first import, YAPF, which MMEngine needs, writes a cache that one process of pytest-xdist
+# would read while another is writing it.
+import yapf  # noqa: F401
+
 import mmws  # noqa: F401  (before mmdet: it provides mmcv's ops)
 
 pytest.register_assert_rewrite('tests.helpers')

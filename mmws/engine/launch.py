@@ -5,6 +5,7 @@ once, where each process would print them, and then starts torchrun.
 """
 
 import argparse
+import contextlib
 import os
 import sys
 import tempfile
@@ -86,6 +87,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('arguments', nargs=argparse.REMAINDER)
     args = parser.parse_args(argv)
     os.environ[LAUNCHER] = str(os.getpid())
+    with contextlib.suppress(ImportError):
+        # At its first import on a machine, YAPF, by which MMEngine writes configs, writes a cache
+        # that one rank would read while another is writing it.
+        import yapf  # noqa: F401
     choose_threads()
     with cli.one_line_errors():
         if not args.num_processes.isdecimal() or len(args.num_processes) > 6:

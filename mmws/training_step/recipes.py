@@ -78,9 +78,10 @@ class Slot:
 class Box:
     """Stands in the graph for a tensor that is kept, until its recipe becomes known.
 
-    Its tensor has no graph: a node that keeps its own output would hold itself, and be freed by
-    nothing but a backward pass, which the costs of a matching never see. Autograd puts the tensor
-    back into the graph when it takes it out.
+    Its tensor is detached. A node of the graph that keeps its own output, as that of a sigmoid,
+    would otherwise hold itself, and only a backward pass would free it. The costs by which a
+    detector matches predictions with objects have no backward pass, so they would stay in memory.
+    Autograd attaches the tensor to the graph again when it is needed.
     """
 
     __slots__ = ('__weakref__', 'content', 'version')

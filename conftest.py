@@ -1,12 +1,13 @@
 """What pytest needs before it collects tests/, README.md and docs/."""
 
 import pytest
-
-# At its first import, YAPF, which MMEngine needs, writes a cache that one process of pytest-xdist
-# would read while another is writing it.
-import yapf  # noqa: F401
+from mmengine.config import Config
 
 import mmws  # noqa: F401  (before mmdet: it provides mmcv's ops)
+
+# YAPF, by which MMEngine formats configs, writes a cache at its first use on a machine, and one
+# process of pytest-xdist would read it while another is writing it.
+Config().pretty_text  # noqa: B018
 
 pytest.register_assert_rewrite('tests.helpers')
 

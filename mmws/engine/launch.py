@@ -5,13 +5,13 @@ once, where each process would print them, and then starts torchrun.
 """
 
 import argparse
-import contextlib
 import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmengine.config import Config
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
@@ -87,10 +87,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('arguments', nargs=argparse.REMAINDER)
     args = parser.parse_args(argv)
     os.environ[LAUNCHER] = str(os.getpid())
-    with contextlib.suppress(ImportError):
-        # At its first import on a machine, YAPF, by which MMEngine writes configs, writes a cache
-        # that one rank would read while another is writing it.
-        import yapf  # noqa: F401
+    # YAPF, by which MMEngine formats configs, writes a cache at its first use on a machine, and one
+    # rank would read it while another is writing it: let it be written before they start.
+    Config().pretty_text  # noqa: B018
     choose_threads()
     with cli.one_line_errors():
         if not args.num_processes.isdecimal() or len(args.num_processes) > 6:

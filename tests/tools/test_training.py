@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
 from pathlib import Path
 
@@ -69,9 +70,10 @@ def test_evaluating_the_checkpoint_prints_the_scores_of_training(config, work_di
     assert evaluations(tmp_path, '*/*.json') == evaluations(work_dir, '*/vis_data/scalars.json')
 
 
-def test_resuming_on_two_processes_with_a_busy_port(config, work_dir):
+def test_resuming_on_two_processes_with_a_busy_port(config, work_dir, tmp_path):
     # Bugs: PyTorch's safe loading refuses MMEngine's log history; the Runner asks for CUDA; a
     # second training on the machine dies of its port.
+    work_dir = shutil.copytree(work_dir, tmp_path / 'work')
     with socket.socket() as busy:
         busy.bind(('', 0))
         busy.listen()

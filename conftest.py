@@ -13,7 +13,7 @@ pytest.register_assert_rewrite('tests.helpers')
 
 from tests.helpers.documents import document_tests
 
-pytest_plugins = ['tests.helpers.fixtures']
+pytest_plugins = ['tests.helpers.fixtures', 'tests.helpers.documents']
 pytest_collect_file = document_tests().pytest()
 
 

@@ -15,8 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sybil import Example, Sybil
 from sybil.document import Document
+from sybil.integration.pytest import SybilItem
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
 from sybil.region import Region
@@ -37,8 +39,27 @@ def document_tests() -> Sybil:
     )
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Run the blocks before this one, unless the process ran them since it entered the page.
+
+    pytest-xdist may give the later blocks of a page to another process than the earlier ones.
+    """
+    if not isinstance(item, SybilItem):
+        return
+    done = item.example.namespace['_done']
+    for example in item.example.document.examples():
+        if example.region.start >= item.example.region.start:
+            break
+        if example.region.start not in done:
+            example.evaluate()
+            done.add(example.region.start)
+    done.add(item.example.region.start)
+
+
 def _enter_checkout(namespace: dict[str, Any]) -> None:
     """Let the blocks run as if in a checkout, but write to a folder that is removed."""
+    namespace['_done'] = set()
     namespace['_back'] = os.getcwd()
     namespace['_folder'] = folder = tempfile.TemporaryDirectory()
     for name in ('configs', 'tools'):

@@ -1,5 +1,8 @@
 """Weight Standardization and its relatives against the layers of MMCV and timm."""
 
+import importlib
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcv.cnn import ConvModule, build_conv_layer
 from mmcv.cnn.bricks import conv_ws as mmcv_layers
+from mmengine.registry import MODELS
 from torch import nn
 
 from mmws.layers import ConvAWS2d, ConvWS2d, GroupNorm, ScaledConvWS2d
@@ -189,8 +193,10 @@ def test_filters_stay_standardized_while_training():
         optimizer.step()
 
 
-def test_the_drop_in_replaces_mmcv():
-    import mmws.drop_in  # noqa: F401
+def test_the_drop_in_replaces_mmcv(monkeypatch):
+    monkeypatch.setattr(MODELS, '_module_dict', MODELS.module_dict.copy())
+    monkeypatch.delitem(sys.modules, 'mmws.drop_in', raising=False)
+    importlib.import_module('mmws.drop_in')
 
     assert type(build_conv_layer({'type': 'ConvWS'}, 4, 8, 3)) is ConvWS2d
     assert type(build_conv_layer({'type': 'ConvAWS'}, 4, 8, 3)) is ConvAWS2d

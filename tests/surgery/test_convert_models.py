@@ -233,6 +233,18 @@ def test_a_detector_that_is_given_regions_is_checked():
     assert mmws.check_conversion(mmws.convert(model))
 
 
+def test_a_detector_that_assigns_boxes_to_objects_is_checked():
+    # Bug: CondInst "has no attribute _gt_instances", since its masks are those of assigned boxes.
+    model = narrow(
+        'condinst/condinst_r50_fpn_ms-poly-90k_coco_instance',
+        **RETINA,
+        **{'mask_head.mask_feature_head.in_channels': 32},
+    )
+    check = mmws.check_conversion(mmws.convert(model))
+    assert check
+    assert not check.unreached
+
+
 def frozen_part(model):
     """What `frozen_stages` of a ResNet freezes, and goes on freezing."""
     stages = getattr(model.backbone, 'frozen_stages', -1)

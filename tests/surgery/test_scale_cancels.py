@@ -262,6 +262,38 @@ def test_the_check_sees_behind_gains_of_zero():
     assert list(mmws.check_conversion(Residual()).culprits) == ['conv']
 
 
+class Video(nn.Module):
+    """Takes videos, which no form of input that is known fits, and has a head for the training."""
+
+    def __init__(self, tail):
+        super().__init__()
+        self.detector = nn.Sequential(mmws.ConvWS2d(3, 8, 3), nn.GroupNorm(4, 8))
+        self.heads = nn.ModuleList([nn.Sequential(mmws.ConvWS2d(8, 8, 1), *tail)])
+
+    def forward(self, x):
+        if x.dim() != 5:
+            raise AttributeError('no frames')
+        return self.detector(x[:, 0])
+
+
+@pytest.mark.parametrize('inputs', [None, torch.rand(1, 2, 3, 8, 8)])
+def test_the_check_runs_parts_that_the_model_does_not_reach(inputs):
+    # Bugs: a model of videos cannot be checked; layers that no run reached count as checked.
+    check = mmws.check_conversion(Video([nn.GroupNorm(4, 8)]), inputs)
+    assert check
+    unreached = () if inputs is None else ('heads.0.0',)
+    assert (check.layers, check.unreached) == (2 - len(unreached), unreached)
+    assert ('not checked: 1 layers (heads.0.0)' in str(check)) == bool(unreached)
+
+
+def test_a_part_whose_scale_matters_fails_the_check():
+    # Bug: the verdict is that of the last part.
+    tail = [nn.GroupNorm(4, 8), mmws.ConvWS2d(8, 8, 1)]
+    check = mmws.check_conversion(Video(tail))
+    assert not check
+    assert list(check.culprits) == ['heads.0.2']
+
+
 def test_the_check_needs_something_to_check():
     with pytest.raises(ValueError, match='convert it first'):
         mmws.check_conversion(nn.Conv2d(3, 3, 1))

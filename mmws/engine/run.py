@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -25,6 +24,7 @@ from mmws.checkpoints import (
     read_intact,
 )
 from mmws.checkpoints.classes import map_predictions, require_same_classes, require_weights
+from mmws.checkpoints.guard import unwrap
 from mmws.compat import CheckpointError, already_read
 from mmws.compat.mmengine_private import loads_from
 from mmws.config import load_config
@@ -204,11 +204,6 @@ def _release_signals(runner: Runner) -> None:
     for hook in runner.hooks:
         if isinstance(hook, StopHook):
             hook.release()
-
-
-def unwrap(model: Any) -> torch.nn.Module:
-    """Return a model without its wrapper for parallel training."""
-    return model.module if is_model_wrapper(model) else model
 
 
 TRAINING_HOOKS = (

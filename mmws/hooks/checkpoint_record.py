@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import nn
 
 from mmws.checkpoints import (
     META_KEY,
@@ -12,6 +10,7 @@ from mmws.checkpoints import (
     check_weights,
     describe_weights,
 )
+from mmws.checkpoints.guard import unwrap
 from mmws.compat.mmengine_private import is_resuming, loads_from
 from mmws.registry import HOOKS
 
@@ -35,17 +34,13 @@ class CheckpointRecordHook(Hook):
     priority = 'VERY_HIGH'
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        checkpoint['meta'][META_KEY] = describe_weights(_model(runner))
+        checkpoint['meta'][META_KEY] = describe_weights(unwrap(runner.model))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if is_resuming(runner):
             weights = Checkpoint.of(checkpoint, str(loads_from(runner))).weights
-            check_weights(_model(runner), weights, strict=True)
+            check_weights(unwrap(runner.model), weights, strict=True)
 
     def before_train(self, runner: Runner) -> None:
         if loads_from(runner) is None:
-            check_normalization(_model(runner))
-
-
-def _model(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+            check_normalization(unwrap(runner.model))

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object, get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from mmws.checkpoints.guard import unwrap
 from mmws.checkpoints.intact import all_finite, check_finite, first_nonfinite
 from mmws.compat.mmengine_private import loads_from
 from mmws.data.positions import random_state_kept
@@ -64,14 +64,14 @@ class DivergenceHook(Hook):
         check_finite(checkpoint, f'checkpoint {loads_from(runner)}')
 
     def before_train(self, runner: Runner) -> None:
-        _watch_losses(_model(runner), self._keep_losses)
+        _watch_losses(unwrap(runner.model), self._keep_losses)
         for wrapper in _wrappers(runner.optim_wrapper):
             # DeepSpeed's engine has no hooks, and looks for overflows itself.
             if hasattr(wrapper.optimizer, 'register_step_pre_hook'):
                 wrapper.optimizer.register_step_pre_hook(self._checker(runner, wrapper))
 
     def after_train(self, runner: Runner) -> None:
-        vars(_model(runner)).pop('parse_losses', None)
+        vars(unwrap(runner.model)).pop('parse_losses', None)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
@@ -146,7 +146,7 @@ class DivergenceHook(Hook):
         return any(not math.isfinite(value) for value in _floats(self._losses).values())
 
     def _describe(self, runner: Runner, batch: Any) -> str:
-        model = _model(runner)
+        model = unwrap(runner.model)
         skipped = f', after {self._skipped} skipped updates' if self._skipped else ''
         return (
             f'training diverged in iteration {runner.iter + 1}{skipped}: loss '
@@ -166,10 +166,6 @@ def image_names(batch: Any) -> list[str]:
     elif not isinstance(batch, (list, tuple)):
         return []
     return [name for part in batch for name in image_names(part)]
-
-
-def _model(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _wrappers(optim_wrapper: Any) -> Iterator[Any]:

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import DATA_SAMPLERS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader
 
 from mmws.checkpoints import check_resumable
+from mmws.checkpoints.guard import unwrap
 from mmws.compat import CheckpointError
 from mmws.compat.mmengine_private import (
     accumulated_steps,
@@ -268,7 +268,7 @@ def _restore_generators(saved: Mapping[str, Any]) -> None:
 
 
 def _named_parameters(runner: Runner) -> Iterator[tuple[str, nn.Parameter]]:
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrap(runner.model)
     return model.named_parameters()
 
 

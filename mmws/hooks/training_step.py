@@ -7,10 +7,9 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import nn
 
+from mmws.checkpoints.guard import unwrap
 from mmws.registry import HOOKS
 from mmws.training_step import HeldWeights, TrainingStep, hold_weights
 from mmws.training_step.norm_check import NormCheck, describe
@@ -55,7 +54,7 @@ class TrainingStepHook(Hook):
     def before_train(self, runner: Runner) -> None:
         if self.together or self.remake:
             self._step = TrainingStep(
-                _unwrapped(runner.model), self.together, self.remake, self.group_mib
+                unwrap(runner.model), self.together, self.remake, self.group_mib
             )
 
     def after_train(self, runner: Runner) -> None:
@@ -65,7 +64,7 @@ class TrainingStepHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         if not self._checked:
-            self._check = NormCheck(_unwrapped(runner.model))
+            self._check = NormCheck(unwrap(runner.model))
             self._checked = True
 
     def after_train_iter(
@@ -89,7 +88,7 @@ class TrainingStepHook(Hook):
     def before_val_epoch(self, runner: Runner) -> None:
         self._release()
         if self.hold:
-            self._held = hold_weights(_unwrapped(runner.model))
+            self._held = hold_weights(unwrap(runner.model))
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         self._release()
@@ -104,7 +103,3 @@ class TrainingStepHook(Hook):
         if self._held is not None:
             self._held.remove()
             self._held = None
-
-
-def _unwrapped(model: Any) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from mmws.checkpoints.guard import unwrap
 from mmws.config.tree import walk
 from mmws.data.positions import random_state_kept, seed_generators
 from mmws.registry import HOOKS
@@ -46,7 +46,7 @@ class ValidationLossHook(Hook):
         if self._loader is None:
             self._loader = runner.build_dataloader(_loader_config(runner.cfg), seed=0)
             tie_workers(self._loader)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model: Any = unwrap(runner.model)
         sums: dict[str, float] = {}
         batches = 0
         with random_state_kept():

@@ -7,11 +7,11 @@ from collections.abc import Collection
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
 from mmws.checkpoints import Checkpoint
+from mmws.checkpoints.guard import unwrap
 from mmws.compat.mmengine_private import loads_from
 from mmws.config.tree import init_cfgs, kind
 from mmws.layers import init_weight_norm
@@ -46,7 +46,7 @@ class WeightNormInitHook(Hook):
         if self.done:
             return
         self.done = True
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         pretrained = {name for name, module in model.named_modules() if _is_pretrained(module)}
         report = init_weight_norm(model, data_batch, _forward_loss, self.keep | pretrained)
         runner.logger.info(

@@ -16,11 +16,12 @@ import torch
 import torch.nn.functional as F
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
-from mmengine.model import BaseDataPreprocessor, BaseModel, is_model_wrapper
+from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from mmws.checkpoints.guard import unwrap
 from mmws.registry import DATASETS, HOOKS, METRICS, MODELS
 
 STATE, ACTIONS = 4, 2
@@ -139,7 +140,7 @@ class PlayHook(Hook):
         data_batch: Any = None,
         outputs: dict[str, Any] | None = None,
     ) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model: Any = unwrap(runner.model)
         memory = runner.train_dataloader.dataset
         progress = min(1.0, (runner.iter + 1) / (self.first_part * runner.max_iters))
         random = 1 - progress * (1 - self.random_at_last)

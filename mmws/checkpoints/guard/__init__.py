@@ -17,10 +17,12 @@ the checks in order.
 """
 
 from .check import CheckpointMismatchError, check_normalization, check_weights, guard_loading
+from .model import unwrap
 
 __all__ = [
     'CheckpointMismatchError',
     'check_normalization',
     'check_weights',
     'guard_loading',
+    'unwrap',
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mmws.layers import WeightFunctionMixin
+from mmws.surgery.libraries import is_normalization
 
 from .copying import copied
 from .feeds.inputs import call_with, own_calls
@@ -20,10 +21,6 @@ from .feeds.undisturbed import undisturbed
 # Small against any variance in float64, and enough for a group of equal values.
 _EPS = 1e-14
 _EPS_OF_FLOAT32 = 1e-9
-# What models raise that take other inputs or no float64.
-_ERRORS_OF_A_RUN = (
-    RuntimeError, ValueError, TypeError, IndexError, KeyError, AssertionError, NotImplementedError,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,6 +35,7 @@ class ConversionCheck:
         culprits: Where the check fails, the layers of which each alone changes an output, with
             the difference, the largest first. Summands of one sum are among them, since they have
             to change together.
+        unreached: The converted layers that no run reached. The check says nothing about them.
     """
 
     difference: float
@@ -45,6 +43,7 @@ class ConversionCheck:
     layers: int
     compared: int
     culprits: dict[str, float]
+    unreached: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -61,6 +60,9 @@ class ConversionCheck:
             f'{self.compared} outputs by {self.difference:.1e} (tolerance {self.tolerance:.0e})'
         )
         lines = [f'  {name}: {difference:.1e}' for name, difference in self.culprits.items()]
+        if self.unreached:
+            names = ', '.join(self.unreached[:3]) + (', ...' if len(self.unreached) > 3 else '')
+            lines.append(f'  not reached, not checked: {len(self.unreached)} layers ({names})')
         return '\n'.join([text, *lines])
 
 
@@ -77,7 +79,9 @@ def check_conversion(
     A copy of the model runs in evaluation, in float64 where it can, with eps of all norms near 0.
     Parameters that are constant, such as gains of 0 and offsets, get random values, since they
     would hide what is behind them. Batch Normalization that is left uses the statistics of the
-    batch, as in training.
+    batch, as in training. Without ``inputs``, parts run by themselves whose layers a run of the
+    whole model does not reach: heads that are there for the training, or all parts of a model that
+    takes other inputs than images.
 
     Args:
         model: A converted model. It stays as it is.
@@ -97,22 +101,18 @@ def check_conversion(
     model = copied(model)
     with torch.no_grad():
         _fill_constants(model)
-    errors = []
-    for dtype in (torch.float64, None):
-        twin = copied(model) if dtype is not None else model
-        if dtype is not None:
-            nn.Module.to(twin, dtype)  # distillation models of MMDetection know devices alone
-        layers = {name: twin.get_submodule(name) for name in names}
+    exact = copied(model)
+    nn.Module.to(exact, torch.float64)  # distillation models of MMDetection know devices alone
+    for twin, eps in ((exact, _EPS), (model, _EPS_OF_FLOAT32)):
         for module in twin.modules():
             has_eps = isinstance(getattr(module, 'eps', None), float)
             if has_eps and not isinstance(module, WeightFunctionMixin):
-                vars(module)['eps'] = _EPS if dtype is not None else _EPS_OF_FLOAT32
-        for call in _calls(twin, inputs, dtype):
-            try:
-                return _check(twin, call, layers, factor, tolerance)
-            except _ERRORS_OF_A_RUN as error:
-                errors.append(f'{type(error).__name__}: {" ".join(str(error).split())}'[:200])
-    raise ValueError(f'the model cannot be run: {errors[-1] if errors else "pass inputs"}')
+                vars(module)['eps'] = eps
+    runs = _Runs([(exact, torch.float64), (model, None)], names, factor, tolerance)
+    runs.check('', inputs)
+    if inputs is None:
+        runs.check_parts(model)
+    return runs.result()
 
 
 def _converted_layers(model: nn.Module) -> list[str]:
@@ -133,9 +133,11 @@ def _fill_constants(model: nn.Module) -> None:
         parameter.copy_(noise * flat[0].abs().clamp(min=0.1))
 
 
-def _calls(model: nn.Module, inputs: Any, dtype: torch.dtype | None) -> Iterable[Callable[[], Any]]:
+def _calls(
+    model: nn.Module, inputs: Any, dtype: torch.dtype | None, part: bool
+) -> Iterable[Callable[[], Any]]:
     if inputs is None:
-        return own_calls(model)
+        return own_calls(model, part)
 
     def cast(value: Any) -> Any:
         floating = isinstance(value, Tensor) and value.is_floating_point()
@@ -145,38 +147,92 @@ def _calls(model: nn.Module, inputs: Any, dtype: torch.dtype | None) -> Iterable
     return [lambda: call_with(model, cast_inputs)]
 
 
-def _check(
-    model: nn.Module,
-    call: Callable[[], Any],
-    layers: dict[str, nn.Module],
-    factor: float,
-    tolerance: float,
-) -> ConversionCheck:
-    with undisturbed(model):
-        for norm in model.modules():
-            if isinstance(norm, _NormBase):
-                norm.training = norm.track_running_stats
-        before = _outputs(call)
-        after = _outputs(call, layers.values(), factor)
+class _Runs:
+    """Runs of a model and of parts of it, and what they found."""
+
+    def __init__(
+        self,
+        twins: list[tuple[nn.Module, torch.dtype | None]],
+        names: list[str],
+        factor: float,
+        tolerance: float,
+    ) -> None:
+        self.twins, self.factor, self.tolerance = twins, factor, tolerance
+        self.unreached = dict.fromkeys(names)
+        self.difference, self.compared = 0.0, 0
+        self.culprits: dict[str, float] = {}
+        self.layers = len(names)
+        self.error: str | None = None
+
+    def check(self, place: str, inputs: Any) -> None:
+        """Check the layers that a run of the submodule ``place`` reaches, if it can be run."""
+        for twin, dtype in self.twins:
+            module = twin.get_submodule(place)
+            layers = {name: twin.get_submodule(name) for name in self.unreached}
+            for call in _calls(module, inputs, dtype, part=bool(place)):
+                with undisturbed(twin):
+                    for norm in twin.modules():
+                        if isinstance(norm, _NormBase):
+                            norm.training = norm.track_running_stats
+                    try:
+                        self._check(call, layers)
+                    except Exception as error:  # models raise anything for inputs they don't take
+                        if not place:
+                            text = ' '.join(str(error).split())
+                            self.error = f'{type(error).__name__}: {text}'[:200]
+                    else:
+                        return
+
+    def check_parts(self, module: nn.Module, place: str = '') -> None:
+        """Check the layers that were not reached by runs of the parts that they are in."""
+        for name, child in module.named_children():
+            path = f'{place}.{name}' if place else name
+            inside = [n for n in self.unreached if n.startswith(f'{path}.')]
+            if not inside or not any(is_normalization(m) for m in child.modules()):
+                continue
+            if not isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+                self.check(path, None)
+            self.check_parts(child, path)
+
+    def result(self) -> ConversionCheck:
+        reached = self.layers - len(self.unreached)
+        if not reached:
+            raise ValueError(f'the model cannot be run: {self.error or "pass inputs"}')
+        culprits = dict(sorted(self.culprits.items(), key=lambda item: -item[1]))
+        return ConversionCheck(
+            self.difference, self.tolerance, reached, self.compared, culprits, (*self.unreached,)
+        )
+
+    def _check(self, call: Callable[[], Any], layers: dict[str, nn.Module]) -> None:
+        before, _ = _outputs(call)
+        after, reached = _outputs(call, layers, self.factor)
         difference = _difference(after, before)
-        culprits = {}
-        if not difference <= tolerance:
-            for name, layer in layers.items():
-                alone = _difference(_outputs(call, [layer], factor), before)
-                if not alone <= tolerance:
-                    culprits[name] = alone
-    culprits = dict(sorted(culprits.items(), key=lambda item: -item[1]))
-    compared = sum(tensor.numel() for tensor in before)
-    return ConversionCheck(difference, tolerance, len(layers), compared, culprits)
+        if not difference <= self.tolerance:
+            for name in reached:
+                alone = _difference(_outputs(call, {name: layers[name]}, self.factor)[0], before)
+                if not alone <= self.tolerance:
+                    self.culprits[name] = alone
+        self.difference = max(self.difference, difference)
+        self.compared += sum(tensor.numel() for tensor in before)
+        for name in reached:
+            del self.unreached[name]
 
 
 def _outputs(
-    call: Callable[[], Any], layers: Iterable[nn.Module] = (), factor: float = 1.0
-) -> list[Tensor]:
-    """Return the tensors that a run returns, with the outputs of ``layers`` multiplied."""
+    call: Callable[[], Any], layers: Mapping[str, nn.Module] = {}, factor: float = 1.0
+) -> tuple[list[Tensor], set[str]]:
+    """Return the tensors of a run with ``layers`` multiplied, and the names of those that ran."""
+    reached = set()
+
+    def multiply(name: str, output: Tensor) -> Tensor:
+        reached.add(name)
+        return output * factor
+
     handles = [
-        layer.register_forward_hook(lambda module, args, output: output * factor, prepend=True)
-        for layer in layers
+        layer.register_forward_hook(
+            lambda module, args, output, name=name: multiply(name, output), prepend=True
+        )
+        for name, layer in layers.items()
     ]
     torch.manual_seed(0)
     try:
@@ -185,7 +241,7 @@ def _outputs(
         for handle in handles:
             handle.remove()
     tensors = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
-    return [tensor.detach().double() for tensor in tensors if not tensor.is_complex()]
+    return [tensor.detach().double() for tensor in tensors if not tensor.is_complex()], reached
 
 
 def _difference(after: list[Tensor], before: list[Tensor]) -> float:

@@ -224,9 +224,12 @@ def run_mmdet(model: nn.Module, size: int) -> Any:
             batch_input_shape=shape, scale_factor=(1.0, 1.0), flip=False, flip_direction=None,
         )
     )  # fmt: skip
+    corners = torch.tensor([[0.1, 0.1, 0.9, 0.8], [0.3, 0.2, 0.6, 0.7]])
+    boxes = corners.to(next(model.parameters())) * size
+    # CondInst's masks are those of the boxes that its loss assigns to the objects.
+    labels = torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)
+    sample.gt_instances = InstanceData(bboxes=boxes, labels=labels)
     if getattr(model, 'with_rpn', None) is False:  # it is given regions, as Fast R-CNN
-        corners = torch.tensor([[0.1, 0.1, 0.9, 0.8], [0.3, 0.2, 0.6, 0.7]])
-        boxes = corners.to(next(model.parameters())) * size
         sample.proposals = InstanceData(bboxes=boxes, scores=boxes.new_ones(len(boxes)))
     images = _random(next(model.parameters()), 3, *shape)
     with _few_proposals(getattr(model, 'rpn_head', None)):

@@ -17,6 +17,8 @@ StrPath = str | Path
 
 _MMDET = 'https://github.com/open-mmlab/mmdetection/blob/main/'
 _COLUMNS = ('config', 'norm', 'images per GPU', 'epochs', 'authors', 'MMDetection', 'weights')
+_ALIGNMENT = ('---', '---', '---:', '---:', '---', '---', '---')
+_METRICS = ('box AP', 'mask AP', 'top-1 error', 'top-5 error', 'mIoU')
 # A table stands between a comment that names its detector and data, and the next comment.
 _TABLE = re.compile(r'(<!-- table: ([^,\n]+), ([^\n]+) -->\n).*?(<!-- end -->)', re.DOTALL)
 
@@ -47,44 +49,48 @@ def fill_tables(page: str, models: Iterable[dict[str, Any]]) -> str:
     Raises:
         ValueError: if the page has no table for a model.
     """
-    rows: dict[tuple[str, str], list[str]] = {}
+    rows: dict[tuple[str, str], list[tuple[str, ...]]] = {}
     for model in models:
         key = model['In Collection'], model['Metadata']['Training Data']
         rows.setdefault(key, []).append(_row(model))
     missing = rows.keys() - {match.group(2, 3) for match in _TABLE.finditer(page)}
     if missing:
         raise ValueError(f'the page has no <!-- table: {", ".join(min(missing))} -->')
-    lines = ['| ' + ' | '.join(_COLUMNS) + ' |', '| --- | --- | ---: | ---: | --- | --- | --- |']
 
     def table(match: re.Match) -> str:
         start, *key, end = match.groups()
-        return start + ''.join(f'{line}\n' for line in (*lines, *rows[tuple(key)])) + end
+        return start + _table(rows[tuple(key)]) + end
 
     return _TABLE.sub(table, page)
 
 
-def _row(model: dict[str, Any]) -> str:
+def _table(rows: list[tuple[str, ...]]) -> str:
+    """Return a table without the columns that are empty in every row."""
+    columns = [column for column in zip(_COLUMNS, _ALIGNMENT, *rows) if any(column[2:])]
+    return ''.join('| ' + ' | '.join(line) + ' |\n' for line in zip(*columns))
+
+
+def _row(model: dict[str, Any]) -> tuple[str, ...]:
     metadata = model['Metadata']
     by_mmdet = {}
     for result in model.get('Results', []):
         by_mmdet.update(result['Metrics'])
-    published = _ap(by_mmdet)
+    published = _figures(by_mmdet)
     if published:
         published = f'[{published}]({_MMDET}{model["Published by MMDetection"]})'
-    cells = (
+    return (
         f'[{model["Name"]}](../{model["Config"]})',
         metadata['Normalization'],
-        metadata['Images per GPU'],
-        metadata['Epochs'],
-        _ap(model.get('Published by the authors', {})),
+        str(metadata['Images per GPU']),
+        str(metadata['Epochs']),
+        _figures(model.get('Published by the authors', {})),
         published,
         f'[model]({model["Weights"]})' if 'Weights' in model else '',
     )
-    return '| ' + ' | '.join(map(str, cells)) + ' |'
 
 
-def _ap(metrics: dict[str, float]) -> str:
-    return ', '.join(str(metrics[key]) for key in ('box AP', 'mask AP') if key in metrics)
+def _figures(metrics: dict[str, float]) -> str:
+    return ', '.join(str(metrics[key]) for key in _METRICS if key in metrics)
 
 
 def main() -> None:

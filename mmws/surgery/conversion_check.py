@@ -93,7 +93,7 @@ def check_conversion(
         The result, which is true if the check holds.
 
     Raises:
-        ValueError: if the model has no converted layers, or cannot be run.
+        ValueError: if the model has no converted layers, or cannot be run, or no run reaches one.
     """
     names = _converted_layers(model)
     if not names:
@@ -162,7 +162,7 @@ class _Runs:
         self.difference, self.compared = 0.0, 0
         self.culprits: dict[str, float] = {}
         self.layers = len(names)
-        self.error: str | None = None
+        self.error: str | None = 'pass inputs'
 
     def check(self, place: str, inputs: Any) -> None:
         """Check the layers that a run of the submodule ``place`` reaches, if it can be run."""
@@ -181,6 +181,8 @@ class _Runs:
                             text = ' '.join(str(error).split())
                             self.error = f'{type(error).__name__}: {text}'[:200]
                     else:
+                        if not place:
+                            self.error = None
                         return
 
     def check_parts(self, module: nn.Module, place: str = '') -> None:
@@ -197,7 +199,9 @@ class _Runs:
     def result(self) -> ConversionCheck:
         reached = self.layers - len(self.unreached)
         if not reached:
-            raise ValueError(f'the model cannot be run: {self.error or "pass inputs"}')
+            if self.error is None:
+                raise ValueError('no run reaches a converted layer: pass inputs that do')
+            raise ValueError(f'the model cannot be run: {self.error}')
         culprits = dict(sorted(self.culprits.items(), key=lambda item: -item[1]))
         return ConversionCheck(
             self.difference, self.tolerance, reached, self.compared, culprits, (*self.unreached,)
@@ -241,7 +245,11 @@ def _outputs(
         for handle in handles:
             handle.remove()
     tensors = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
-    return [tensor.detach().double() for tensor in tensors if not tensor.is_complex()], reached
+    # Whole numbers, such as the nearest entry of a codebook, may turn on rounding.
+    floating = [tensor.detach().double() for tensor in tensors if tensor.is_floating_point()]
+    if not floating:
+        raise ValueError('returns no floating-point numbers')
+    return floating, reached
 
 
 def _difference(after: list[Tensor], before: list[Tensor]) -> float:

@@ -294,6 +294,34 @@ def test_a_part_whose_scale_matters_fails_the_check():
     assert list(check.culprits) == ['heads.0.2']
 
 
+class Tokens(nn.Module):
+    """Returns the nearest entry of a codebook of equal entries, which rounding decides."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = mmws.ConvWS2d(3, 8, 1)
+        self.register_buffer('book', torch.ones(64, 8))
+
+    def forward(self, x):
+        y = torch.nn.functional.normalize(self.conv(x).flatten(2).transpose(1, 2), dim=2)
+        return torch.cdist(y, self.book[None]).argmin(2)
+
+
+def test_the_check_does_not_compare_decisions():
+    # Bug: a tie counts as an output that changes with the scale.
+    with pytest.raises(ValueError, match='no floating-point numbers'):
+        mmws.check_conversion(Tokens(), torch.rand(1, 3, 8, 8))
+
+
+def test_the_check_names_a_model_none_of_whose_layers_runs():
+    class Unused(nn.Sequential):
+        def forward(self, x):
+            return x
+
+    with pytest.raises(ValueError, match='no run reaches a converted layer'):
+        mmws.check_conversion(Unused(mmws.ConvWS2d(3, 8, 1)), torch.rand(1, 3, 8, 8))
+
+
 def test_the_check_needs_something_to_check():
     with pytest.raises(ValueError, match='convert it first'):
         mmws.check_conversion(nn.Conv2d(3, 3, 1))

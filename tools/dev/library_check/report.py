@@ -76,6 +76,8 @@ def failure(result: dict[str, Any]) -> str:
     """Return why a model did not pass, an empty string if it did."""
     if 'error' in result:
         return str(result['error']).replace('|', '\\|')
+    if 'check_error' in result:
+        return f'the check: {result["check_error"]}'.replace('|', '\\|')
     if result.get('holds') is False:
         return f'the check fails by {result["check_difference"]:.1e}'
     if result.get('fold_equal') is False:

@@ -69,6 +69,8 @@ _all = ('BN', 'GN', 'WN', 'BN+WS', 'GN+WS')
 _wn = ('BN', 'WN', 'WN, no init', 'neither')
 grid = [
     dict(task='instances', forms=_all, images_per_step=(1, 2, 8)),
+    # Three seeds left the claims at one image open.
+    dict(task='instances', forms=_all, images_per_step=(1,), seeds=(3, 4, 5, 6, 7)),
     dict(task='classification', forms=_all, images_per_step=(1, 8, 64)),
     # As many updates as 8 images a step make of two epochs.
     dict(task='classification', forms=_all, images_per_step=(1, 8, 64), updates=359),

@@ -132,13 +132,25 @@ def _table(table: Table) -> Iterator[str]:
         unit, images = table.task.unit, table.block.images_per_step[0]
         yield f'{table.task.metric} by learning rate, given for 1 {unit} a step; {images} a step.'
     else:
-        yield f'{table.task.metric} by {table.task.unit}s per step.'
+        yield f'{table.task.metric} by {table.task.unit}s per step.{_seeds(table)}'
     yield from ('', f'| | {" | ".join(f"{column:g}" for column in columns)} |')
     yield '| --- |' + ' ---: |' * len(columns)
     for form, row in table.rows.items():
         yield f'| {form} | ' + ' | '.join(_cell(row.get(column)) for column in columns) + ' |'
     if table.is_sweep:
         yield from ('', *_widths(table))
+
+
+def _seeds(table: Table) -> str:
+    """Say how many seeds the columns have, if not all have as many."""
+    counts: dict[float, int] = {}
+    for row in table.rows.values():
+        for column, cell in row.items():
+            counts[column] = max(counts.get(column, 0), 0 if cell is None else cell.count)
+    if len(set(counts.values())) < 2:
+        return ''
+    numbers = ', '.join(f'{count} at {column:g}' for column, count in sorted(counts.items()))
+    return f' Seeds: {numbers}.'
 
 
 def _widths(table: Table) -> Iterator[str]:

@@ -16,10 +16,10 @@ Results = Mapping[Cell, Result]
 
 @dataclass(frozen=True)
 class Table:
-    """One block of a grid.
+    """One block of a grid, or several of the same forms, such as one with further seeds.
 
     Attributes:
-        block: The block.
+        block: The first block.
         task: Its task.
         rows: By form and column, an estimate, or None for an empty cell. Columns are the images a
             step, or, in a sweep of one number of images, the learning rates at one image.
@@ -36,23 +36,27 @@ class Table:
 
 
 def tables(spec: Spec, results: Results) -> list[Table]:
-    """Return a table for every block of the grid; a sweep gives one for each number of images."""
+    """Return a table for every block of the grid, or for those that only differ in their cells."""
     best = best_rates(spec, results)
-    found = []
+    alike: dict[tuple, list[Block]] = {}
     for block in spec.grid:
-        task = spec.tasks[block.task]
-        rows: dict[str, dict[float, Estimate | None]] = {}
-        for form in block.forms:
-            columns: dict[float, list[float]] = {}
-            for cell in cells_of(block, task, best):
-                if cell.form == form:
-                    key = _column(block, cell)
-                    if key is not None:
-                        values = columns.setdefault(key, [])
-                        if cell in results:
-                            values.append(value_of(results[cell], task.metric))
-            rows[form] = {column: estimate(values) for column, values in columns.items()}
-        found.append(Table(block, task, rows))
+        key = block.task, block.forms, block.updates, block.rates
+        alike.setdefault(key, []).append(block)
+    found = []
+    for blocks in alike.values():
+        task = spec.tasks[blocks[0].task]
+        rows: dict[str, dict[float, list[float]]] = {form: {} for form in blocks[0].forms}
+        for cell in dict.fromkeys(c for block in blocks for c in cells_of(block, task, best)):
+            column = _column(blocks[0], cell)
+            if column is not None:
+                values = rows[cell.form].setdefault(column, [])
+                if cell in results:
+                    values.append(value_of(results[cell], task.metric))
+        estimates = {
+            form: {column: estimate(values) for column, values in sorted(columns.items())}
+            for form, columns in rows.items()
+        }
+        found.append(Table(blocks[0], task, estimates))
     return found
 
 

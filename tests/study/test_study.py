@@ -135,6 +135,18 @@ def test_a_diverged_rate_is_never_chosen(tmp_path):
     assert '| GN+WS | **0.100** | diverged |' in text
 
 
+def test_further_seeds_of_some_cells_go_into_the_same_table(tmp_path, trained):
+    # Bug: a second table shows a part of the seeds, with an interval of its own.
+    more = "dict(task='digits', forms=('BN', 'GN+WS'), images_per_step=(1,), seeds=(3, 4)),"
+    spec = read_spec(write_spec(tmp_path, SPEC.replace('grid = [', f'grid = [{more}')))
+    run_study(spec, tmp_path / 'r.jsonl', tmp_path)
+    text = write_report(spec, tmp_path / 'r.jsonl').read_text()
+    assert text.count('equal images seen') == 2  # the heading and the chart's caption
+    half = estimate([0.001 * seed for seed in range(5)]).half_width
+    assert f'| BN | 0.522 ± {half:.3f} | 0.581 ± 0.002 |' in text
+    assert 'Seeds: 5 at 1, 3 at 4.' in text
+
+
 def test_the_report_comes_from_the_file_alone(tmp_path, trained):
     # Bug: an empty cell looks like a result, or a number of one seed like a claim.
     spec, results = read_spec(write_spec(tmp_path)), tmp_path / 'r.jsonl'

@@ -211,7 +211,9 @@ def _openmmlab(package: str) -> Iterator[tuple[str, Build]]:
     root = Path(importlib.import_module(package).__file__ or '').parent / '.mim' / 'configs'
     folders: dict[str, list[str]] = {}
     for name in zoo_configs(root):
-        folders.setdefault(name.partition('/')[0], []).append(name)
+        # No models of their own: parts of configs, and models whose branches are fused already.
+        if not re.search(r'/(_|deploy/)', name):
+            folders.setdefault(name.partition('/')[0], []).append(name)
     for names in folders.values():
         small = [n for n in names if re.search(r'[_-](r18|tiny|mit-b0|hr18s|resnet18)[_-]', n)]
         medium = [n for n in names if re.search(r'[_-](r50|small|s|resnet50)[_-]', n)]

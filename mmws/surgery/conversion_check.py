@@ -35,7 +35,9 @@ class ConversionCheck:
         culprits: Where the check fails, the layers of which each alone changes an output, with
             the difference, the largest first. Summands of one sum are among them, since they have
             to change together.
-        unreached: The converted layers that no run reached. The check says nothing about them.
+        unchecked: The converted layers of which the check says nothing: no run reached them, or a
+            run of a part alone, whose output has their scale. What follows the part in the model
+            may take it away.
     """
 
     difference: float
@@ -43,7 +45,7 @@ class ConversionCheck:
     layers: int
     compared: int
     culprits: dict[str, float]
-    unreached: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -60,9 +62,9 @@ class ConversionCheck:
             f'{self.compared} outputs by {self.difference:.1e} (tolerance {self.tolerance:.0e})'
         )
         lines = [f'  {name}: {difference:.1e}' for name, difference in self.culprits.items()]
-        if self.unreached:
-            names = ', '.join(self.unreached[:3]) + (', ...' if len(self.unreached) > 3 else '')
-            lines.append(f'  not reached, not checked: {len(self.unreached)} layers ({names})')
+        if self.unchecked:
+            names = ', '.join(self.unchecked[:3]) + (', ...' if len(self.unchecked) > 3 else '')
+            lines.append(f'  not checked: {len(self.unchecked)} layers ({names})')
         return '\n'.join([text, *lines])
 
 
@@ -158,24 +160,29 @@ class _Runs:
         tolerance: float,
     ) -> None:
         self.twins, self.factor, self.tolerance = twins, factor, tolerance
-        self.unreached = dict.fromkeys(names)
+        self.unchecked = dict.fromkeys(names)
         self.difference, self.compared = 0.0, 0
         self.culprits: dict[str, float] = {}
         self.layers = len(names)
         self.error: str | None = 'pass inputs'
 
     def check(self, place: str, inputs: Any) -> None:
-        """Check the layers that a run of the submodule ``place`` reaches, if it can be run."""
+        """Check the layers that a run of the submodule ``place`` reaches, if it can be run.
+
+        Args:
+            place: A part; an empty string for the whole model.
+            inputs: As for :func:`check_conversion`.
+        """
         for twin, dtype in self.twins:
             module = twin.get_submodule(place)
-            layers = {name: twin.get_submodule(name) for name in self.unreached}
+            layers = {name: twin.get_submodule(name) for name in self.unchecked}
             for call in _calls(module, inputs, dtype, part=bool(place)):
                 with undisturbed(twin):
                     for norm in twin.modules():
                         if isinstance(norm, _NormBase):
                             norm.training = norm.track_running_stats
                     try:
-                        self._check(call, layers)
+                        self._check(call, layers, part=bool(place))
                     except Exception as error:  # models raise anything for inputs they don't take
                         if not place:
                             text = ' '.join(str(error).split())
@@ -186,10 +193,10 @@ class _Runs:
                         return
 
     def check_parts(self, module: nn.Module, place: str = '') -> None:
-        """Check the layers that were not reached by runs of the parts that they are in."""
+        """Check the layers that are left by runs of the parts that they are in."""
         for name, child in module.named_children():
             path = f'{place}.{name}' if place else name
-            inside = [n for n in self.unreached if n.startswith(f'{path}.')]
+            inside = [n for n in self.unchecked if n.startswith(f'{path}.')]
             if not inside or not any(is_normalization(m) for m in child.modules()):
                 continue
             if not isinstance(child, (nn.ModuleList, nn.ModuleDict)):
@@ -197,29 +204,38 @@ class _Runs:
             self.check_parts(child, path)
 
     def result(self) -> ConversionCheck:
-        reached = self.layers - len(self.unreached)
-        if not reached:
+        checked = self.layers - len(self.unchecked)
+        if not checked:
             if self.error is None:
                 raise ValueError('no run reaches a converted layer: pass inputs that do')
             raise ValueError(f'the model cannot be run: {self.error}')
         culprits = dict(sorted(self.culprits.items(), key=lambda item: -item[1]))
         return ConversionCheck(
-            self.difference, self.tolerance, reached, self.compared, culprits, (*self.unreached,)
+            self.difference, self.tolerance, checked, self.compared, culprits, (*self.unchecked,)
         )
 
-    def _check(self, call: Callable[[], Any], layers: dict[str, nn.Module]) -> None:
+    def _check(self, call: Callable[[], Any], layers: dict[str, nn.Module], part: bool) -> None:
         before, _ = _outputs(call)
         after, reached = _outputs(call, layers, self.factor)
         difference = _difference(after, before)
         if not difference <= self.tolerance:
-            for name in reached:
-                alone = _difference(_outputs(call, {name: layers[name]}, self.factor)[0], before)
-                if not alone <= self.tolerance:
-                    self.culprits[name] = alone
+            changes = {
+                name: _difference(_outputs(call, {name: layers[name]}, self.factor)[0], before)
+                for name in reached
+            }
+            culprits = {name: c for name, c in changes.items() if not c <= self.tolerance}
+            if part:
+                innocent = {name: layers[name] for name in reached - culprits.keys()}
+                after, reached = _outputs(call, innocent, self.factor)
+                difference = _difference(after, before)
+                if not difference <= self.tolerance:
+                    return
+            else:
+                self.culprits.update(culprits)
         self.difference = max(self.difference, difference)
         self.compared += sum(tensor.numel() for tensor in before)
         for name in reached:
-            del self.unreached[name]
+            del self.unchecked[name]
 
 
 def _outputs(

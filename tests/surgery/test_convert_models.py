@@ -242,7 +242,7 @@ def test_a_detector_that_assigns_boxes_to_objects_is_checked():
     )
     check = mmws.check_conversion(mmws.convert(model))
     assert check
-    assert not check.unreached
+    assert not check.unchecked
 
 
 def frozen_part(model):

@@ -281,17 +281,16 @@ def test_the_check_runs_parts_that_the_model_does_not_reach(inputs):
     # Bugs: a model of videos cannot be checked; layers that no run reached count as checked.
     check = mmws.check_conversion(Video([nn.GroupNorm(4, 8)]), inputs)
     assert check
-    unreached = () if inputs is None else ('heads.0.0',)
-    assert (check.layers, check.unreached) == (2 - len(unreached), unreached)
-    assert ('not checked: 1 layers (heads.0.0)' in str(check)) == bool(unreached)
+    unchecked = () if inputs is None else ('heads.0.0',)
+    assert (check.layers, check.unchecked) == (2 - len(unchecked), unchecked)
+    assert ('not checked: 1 layers (heads.0.0)' in str(check)) == bool(unchecked)
 
 
-def test_a_part_whose_scale_matters_fails_the_check():
-    # Bug: the verdict is that of the last part.
-    tail = [nn.GroupNorm(4, 8), mmws.ConvWS2d(8, 8, 1)]
-    check = mmws.check_conversion(Video(tail))
-    assert not check
-    assert list(check.culprits) == ['heads.0.2']
+def test_a_part_whose_output_has_the_scale_says_nothing():
+    # Bug: PIDNet's heads fail the check, whose norm follows the block that the convolution is in.
+    check = mmws.check_conversion(Video([nn.GroupNorm(4, 8), mmws.ConvWS2d(8, 8, 1)]))
+    assert check
+    assert (check.layers, check.unchecked) == (2, ('heads.0.2',))
 
 
 class Tokens(nn.Module):

@@ -51,7 +51,11 @@ def check_model(build: Callable[[], nn.Module]) -> Iterator[dict[str, Any]]:
         except ValueError as reason:  # the model returns decisions alone
             yield {'check_error': one_line(reason)}
         else:
-            yield {'holds': check.holds, 'check_difference': check.difference}
+            yield {
+                'holds': check.holds,
+                'check_difference': check.difference,
+                'unchecked': len(check.unchecked),
+            }
 
     yield {'stage': 'train', 'trains': _trains(model, index) if trains else None}
     yield {'stage': 'fold'}

@@ -103,7 +103,11 @@ def _check_conversion(model: nn.Module) -> dict[str, Any]:
         check = mmws.check_conversion(model)
     except ValueError as error:  # the model does not run in float64, or in mode "tensor"
         return {'holds': False, 'check_error': ' '.join(str(error).split())[:200]}
-    return {'holds': check.holds, 'check_difference': check.difference}
+    return {
+        'holds': check.holds,
+        'check_difference': check.difference,
+        'unchecked': len(check.unchecked),
+    }
 
 
 @contextmanager

@@ -50,6 +50,7 @@ def test_results_of_a_model():
     assert results.pop('fold_difference') < 1e-5
     assert results == dict(
         stage='done', parameters=960, original_trains=True, convs=1, norms=1, left=0, holds=True,
+        unchecked=0,
         trains=True, fold_equal=True, exports=True,
     )  # fmt: skip
     assert not failure(results)

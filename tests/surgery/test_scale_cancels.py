@@ -312,6 +312,26 @@ def test_the_check_does_not_compare_decisions():
         mmws.check_conversion(Tokens(), torch.rand(1, 3, 8, 8))
 
 
+class Peaks(nn.Sequential):
+    """Keeps the largest value of each window, of which some have equal ones."""
+
+    def __init__(self, *tail):
+        super().__init__(mmws.ConvWS2d(3, 8, 1), nn.GroupNorm(4, 8), *tail)
+
+    def forward(self, x):
+        y = super().forward(x)
+        y = torch.cat([y, y[..., :1] * 3 / 3, y[..., :1]], dim=3)  # equal but for rounding
+        return y * (y == torch.nn.functional.max_pool2d(y, (1, 3), 1, (0, 1)))
+
+
+def test_ties_that_rounding_decides_are_no_failure():
+    # Bug: SOLO, which keeps the largest of neighbouring scores, fails the check.
+    x = torch.rand(1, 3, 4, 400)
+    assert mmws.check_conversion(Peaks(), x)
+    check = mmws.check_conversion(Peaks(mmws.ConvWS2d(8, 8, 1)), x)
+    assert list(check.culprits) == ['2']
+
+
 def test_the_check_names_a_model_none_of_whose_layers_runs():
     class Unused(nn.Sequential):
         def forward(self, x):

@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .check import check_model, one_line
+from tools.dev.errors import one_line
+
+from .check import check_model
 from .models import LIBRARIES, all_models
 from .report import failure, write_page
 

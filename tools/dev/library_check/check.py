@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 import mmws
 from mmws.surgery.feeds.inputs import own_calls
 from mmws.surgery.feeds.undisturbed import undisturbed
+from tools.dev.errors import one_line
 
 FOLD_TOLERANCE = 1e-4
 
@@ -116,11 +117,6 @@ def _export_error(model: nn.Module, index: int) -> str | None:
     except Exception as error:  # the exporter passes on what a model raises
         return one_line(error)
     return None
-
-
-def one_line(error: BaseException) -> str:
-    """Return kind and message of an error in one line."""
-    return f'{type(error).__name__}: {" ".join(str(error).split())}'[:300]
 
 
 def _trains(model: nn.Module, index: int) -> bool | None:

@@ -21,6 +21,8 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from tqdm import tqdm
 
+from tools.dev.errors import one_line
+
 from .check import check_model, tiny_config
 
 ZOO = Path(mmdet.__file__).parent / '.mim' / 'configs'
@@ -151,12 +153,6 @@ def read_zoo_config(root: Path, config: str, **options: Any) -> Config:
         # The teacher is another config; read it, so that its pretrained weights are removed too.
         cfg.model.teacher_config = Config.fromfile(root.parent / teacher)._cfg_dict
     return cfg
-
-
-def one_line(error: BaseException) -> str:
-    """Return kind and message of an error in one line."""
-    message = ' '.join(str(error).split())
-    return f'{type(error).__name__}: {message}'[:300]
 
 
 @dataclass

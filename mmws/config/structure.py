@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .tree import walk
+
+
+class ConfigError(ValueError):
+    """A config from which MMEngine cannot build or run a training or a test."""
 
 
 def _is_dict(value: Any) -> bool:
@@ -38,8 +42,37 @@ def _is_rate(value: Any) -> bool:
     return number and 0 <= value < math.inf
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _is_interval(value: Any) -> bool:
-    return value == -1 or _is_positive_count(value)
+    return _is_positive_count(value) or (value == -1 and not isinstance(value, float))
+
+
+# Arguments of torch.nn.utils.clip_grad_norm_ and clip_grad_value_; the first one is needed.
+_CLIPPING = {
+    'norm': ('max_norm', 'norm_type', 'error_if_nonfinite', 'foreach'),
+    'value': ('clip_value', 'foreach'),
+}
+
+
+def _is_clipping(value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    known = _CLIPPING.get(str(value.get('type', 'norm')), ())
+    if not known or known[0] not in value or not value.keys() <= {'type', *known}:
+        return False
+    # An infinite `max_norm` clips nothing and logs the norm; an infinite norm is the maximum.
+    numbers = [value[key] for key in (known[0], 'norm_type') if key in value]
+    return all(number == math.inf or (_is_rate(number) and number > 0) for number in numbers)
+
+
+def _is_file_template(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and value.format(1) != value.format(2)
+    except (AttributeError, LookupError, ValueError):
+        return False
 
 
 def _is_component(value: Any) -> bool:
@@ -61,14 +94,13 @@ _KINDS: dict[Callable[[Any], bool], tuple[str, tuple[str, ...]]] = {
         (
             'model', *_LOADERS, 'train_cfg', 'val_cfg', 'test_cfg', 'optim_wrapper',
             'default_hooks', 'auto_scale_lr', 'randomness', 'env_cfg', 'env_cfg.dist_cfg',
-            'log_processor', 'custom_imports', 'optim_wrapper.clip_grad',
-            'optim_wrapper.paramwise_cfg',
+            'log_processor', 'custom_imports', 'optim_wrapper.paramwise_cfg',
         ),
     ),
     _is_component: (
         'a dict with a type',
         (
-            'visualizer', 'optim_wrapper.optimizer',
+            'visualizer', 'optim_wrapper.optimizer', 'default_hooks.*',
             *(f'{loader}.{key}' for loader in _LOADERS for key in ('dataset', 'sampler')),
         ),
     ),
@@ -83,7 +115,7 @@ _KINDS: dict[Callable[[Any], bool], tuple[str, tuple[str, ...]]] = {
         'a whole number',
         (
             'randomness.seed', *(f'{loader}.num_workers' for loader in _LOADERS),
-            'train_cfg.val_begin',
+            'train_cfg.val_begin', 'log_processor.num_digits',
         ),
     ),
     _is_positive_count: (
@@ -91,16 +123,36 @@ _KINDS: dict[Callable[[Any], bool], tuple[str, tuple[str, ...]]] = {
         (
             *(f'{loader}.batch_size' for loader in _LOADERS), 'optim_wrapper.accumulative_counts',
             'auto_scale_lr.base_batch_size', 'train_cfg.max_iters', 'train_cfg.max_epochs',
-            'train_cfg.val_interval',
+            'train_cfg.val_interval', 'log_processor.window_size',
         ),
     ),
     _is_rate: (
         'a finite number of at least 0',
         ('optim_wrapper.optimizer.lr', 'optim_wrapper.optimizer.weight_decay'),
     ),
+    _is_number: (
+        'a finite number',
+        tuple(
+            f'{schedule}.{key}'
+            for schedule in ('param_scheduler', 'param_scheduler.*')
+            for key in ('gamma', 'factor', 'start_factor', 'end_factor', 'eta_min', 'power')
+        ),
+    ),
     _is_interval: (
         'a whole number of at least 1, or -1',
-        ('default_hooks.checkpoint.interval', 'default_hooks.checkpoint.max_keep_ckpts'),
+        (
+            'default_hooks.*.interval', 'custom_hooks.*.interval',
+            'default_hooks.checkpoint.max_keep_ckpts',
+        ),
+    ),
+    _is_clipping: (
+        "dict(max_norm=..., norm_type=2) or dict(type='value', clip_value=...), of positive "
+        'numbers,',
+        ('optim_wrapper.clip_grad',),
+    ),
+    _is_file_template: (
+        "a text with one {} for the step, such as 'step_{}.pth',",
+        ('default_hooks.checkpoint.filename_tmpl',),
     ),
 }  # fmt: skip
 _KIND_OF = {path: (test, name) for test, (name, paths) in _KINDS.items() for path in paths}
@@ -122,14 +174,26 @@ def check_structure(cfg: Mapping[str, Any]) -> None:
     """
     root = dict(cfg)  # `Config` of MMEngine is no Mapping
     for path, (test, name) in _KIND_OF.items():
-        value: Any = root
-        for key in path.split('.'):
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if value is not None and not test(value):
-            raise ValueError(f'{path} must be {name} in the config, got {_shown(value)}')
+        for found, value in _values_at(root, path.split('.')):
+            if value is not None and not test(value):
+                raise ValueError(f'{found} must be {name} in the config, got {_shown(value)}')
     for keys, value in walk(root):
         if isinstance(value, int) and abs(value) >= _MOST:
             raise ValueError(f'{".".join(map(str, keys))} in the config is too large a number')
+
+
+def _values_at(node: Any, path: list[str], found: str = '') -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and values at a path, in which ``*`` stands for every key or place."""
+    if not path:
+        yield found, node
+        return
+    items: Mapping[Any, Any] = {}
+    if isinstance(node, Mapping):
+        items = node
+    elif _is_list(node):
+        items = {str(i): value for i, value in enumerate(node)}
+    for key in items if path[0] == '*' else items.keys() & {path[0]}:
+        yield from _values_at(items[key], path[1:], f'{found}.{key}' if found else str(key))
 
 
 def _shown(value: Any) -> str:

@@ -28,7 +28,7 @@ from mmws.checkpoints.guard import unwrap
 from mmws.compat import CheckpointError, already_read
 from mmws.compat.mmengine_private import loads_from
 from mmws.config import load_config
-from mmws.config.structure import check_structure
+from mmws.config.structure import ConfigError, check_structure
 from mmws.config.tree import KeyPath, dotted, kind, rewrite, walk
 from mmws.data.preflight import check_data, train_classes
 from mmws.hooks.divergence import DivergenceError
@@ -178,7 +178,8 @@ def train(cfg: Config, console: Console | None = None) -> Any:
         CheckpointMismatchError: if pretrained weights, or the checkpoint to resume from, were
             trained with other layers than the model's.
         CheckpointError: if a checkpoint cannot be read or resumed from.
-        ConfigError: if MMEngine cannot build a part of the config.
+        ConfigError: if MMEngine cannot build a part of the config, or if ``save_best`` names a
+            metric that the validation does not give.
         DivergenceError: if the loss, a gradient or a weight is NaN or infinite.
         OSError: if a checkpoint cannot be written; those before it are kept.
         SystemExit: if a signal or the end of a time has stopped the training, when it is saved.
@@ -286,10 +287,6 @@ def evaluate(
     del runner
     finish_distributed()
     return metrics
-
-
-class ConfigError(ValueError):
-    """A config from which MMEngine cannot build a training or a test."""
 
 
 _OWN_ERRORS = (CheckpointError, CheckpointMismatchError, DivergenceError, ConfigError)

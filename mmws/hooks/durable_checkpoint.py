@@ -22,6 +22,7 @@ from mmws.compat.mmengine_private import (
     loads_from,
     resume_from,
 )
+from mmws.config.structure import ConfigError
 from mmws.files import remove_drafts, sync_folder, write_durably
 from mmws.registry import HOOKS
 
@@ -196,6 +197,16 @@ class DurableCheckpointHook(CheckpointHook):
             else:
                 self._save_checkpoint_with_step(runner, done, meta)
         self._writer.wait()
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: Mapping[str, Any]) -> None:
+        wanted = self.key_indicators if self.save_best and metrics else ()
+        missing = [key for key in wanted if key != 'auto' and key not in metrics]
+        if missing:
+            raise ConfigError(
+                f'default_hooks.checkpoint.save_best names {missing[0]!r}, which the validation '
+                f'does not give: choose one of {", ".join(metrics)}, and go on with `resume`'
+            )
+        super()._save_best_checkpoint(runner, metrics)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         if self.max_keep_ckpts > 0 and (not self.keep_ckpt_ids or self.keep_ckpt_ids[-1] != step):

@@ -43,6 +43,23 @@ def test_a_sound_config_passes():
         ('load_from', 3, 'a text'),
         ('resume', 'yes', 'True or False'),
         ('val_evaluator', {}, 'a dict with a type'),
+        ('default_hooks.logger', 7, 'a dict with a type'),
+        ('default_hooks.logger', {}, 'a dict with a type'),
+        ('default_hooks.visualization', dict(type='V', interval=0), ''),
+        ('custom_hooks', [dict(type='E', interval='often')], ''),
+        ('param_scheduler', [dict(type='C', gamma='x')], ''),
+        ('param_scheduler', dict(type='C', eta_min=[1]), ''),
+        ('log_processor', dict(window_size=0), ''),
+        ('log_processor', dict(num_digits='x'), ''),
+        ('default_hooks.checkpoint.filename_tmpl', 'step.pth', 'a text with one {}'),
+        ('default_hooks.checkpoint.filename_tmpl', '{}_{}.pth', 'a text with one {}'),
+        ('optim_wrapper.clip_grad', {}, 'max_norm'),
+        ('optim_wrapper.clip_grad', dict(norm_type=2), 'max_norm'),
+        ('optim_wrapper.clip_grad', dict(max_norm=0), 'positive'),
+        ('optim_wrapper.clip_grad', dict(max_norm='x'), 'positive'),
+        ('optim_wrapper.clip_grad', dict(max_norm=1, max_nrom=2), 'max_norm'),
+        ('optim_wrapper.clip_grad', dict(type='value', max_norm=1), 'clip_value'),
+        ('optim_wrapper.clip_grad', dict(type='other', max_norm=1), 'max_norm'),
     ],
 )
 def test_the_setting_of_another_kind_is_named(key, value, wanted):
@@ -53,8 +70,26 @@ def test_the_setting_of_another_kind_is_named(key, value, wanted):
     for parent in parents:
         node = node[parent]
     node[last] = value
-    with pytest.raises(ValueError, match=f'^{key} must be .*{wanted}'):
+    with pytest.raises(ValueError, match=rf'^{key}[.\w]* must be .*{wanted}'):
         check_structure(cfg)
+
+
+@pytest.mark.parametrize(
+    'clip_grad',
+    [
+        None,
+        dict(max_norm=35, norm_type=2),
+        dict(max_norm=float('inf')),
+        dict(max_norm=0.1, norm_type=float('inf'), error_if_nonfinite=True),
+        dict(type='value', clip_value=1),
+    ],
+)
+def test_what_clips_gradients_passes(clip_grad):
+    check_structure(dict(optim_wrapper=dict(clip_grad=clip_grad)))
+
+
+def test_a_default_hook_that_is_left_out_passes():
+    check_structure(dict(default_hooks=dict(logger=None, visualization=dict(type='V'))))
 
 
 def test_a_number_that_fits_nowhere_is_named_and_not_printed():

@@ -9,6 +9,7 @@ import torch
 from mmws import files
 from mmws.checkpoints import find_intact
 from mmws.compat import read_checkpoint
+from mmws.config.structure import ConfigError
 from mmws.hooks import durable_checkpoint
 from mmws.hooks.durable_checkpoint import CheckpointWriter
 from tests.helpers.toy_training import ToyScore, at, kill, run, toy_config
@@ -69,6 +70,15 @@ def test_the_best_checkpoint_stays_until_a_better_one_is_whole(tmp_path, monkeyp
 def rising():
     values = iter(range(100))
     return lambda self, results: {'score': float(next(values))}
+
+
+def test_a_metric_that_the_validation_does_not_give_is_named_and_nothing_is_lost(tmp_path):
+    # Bug: KeyError of MMEngine after the first validation.
+    cfg = toy_config(tmp_path, length=9)
+    cfg.default_hooks.checkpoint.update(save_best='coco/segm_mAP', rule='greater')
+    with pytest.raises(ConfigError, match=r"save_best names 'coco/segm_mAP'.* choose one of score"):
+        run(cfg)
+    assert find_intact(tmp_path).path is not None
 
 
 def test_a_full_disk_ends_the_training_and_keeps_what_is_whole(tmp_path, monkeypatch):

@@ -236,7 +236,9 @@ def resumes(folder: Path, numbers: random.Random) -> Input:
 
 def _of_adam(state: dict[str, Any]) -> dict[str, Any]:
     """Return the state of another optimizer for the same parameters."""
-    groups = [dict(group, betas=(0.9, 0.999)) for group in state.get('param_groups') or [] if group]
+    saved = state.get('param_groups')
+    saved = saved if isinstance(saved, list) else []
+    groups = [dict(group, betas=(0.9, 0.999)) for group in saved if isinstance(group, dict)]
     for group in groups:
         group.pop('momentum', None)
     return {'state': {}, 'param_groups': groups}

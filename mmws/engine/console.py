@@ -25,7 +25,7 @@ from mmws.compat.mmengine_private import is_resuming, loads_from
 from mmws.config.tree import other_library
 
 from .batch_arithmetic import arithmetic
-from .console_text import class_table, duration, one_line_scores
+from .console_text import class_table, duration, one_line_scores, shown_path
 from .quiet import STACK, logged_by
 
 # Where lines stay, a line of progress comes with each such part of the training, after so many
@@ -221,8 +221,8 @@ class Console(Hook):
         path, score = _best(runner)
         last = runner.message_hub.runtime_info.get('last_ckpt')
         facts = {
-            'best': path and f'{_shown(path)}, {score:.3f}',
-            'last': last and _shown(last),
+            'best': path and f'{shown_path(path)}, {score:.3f}',
+            'last': last and shown_path(last),
             'time': duration(time.monotonic() - self._started),
             'warnings': self.hidden_warnings and f'{self.hidden_warnings}, in the log',
         }
@@ -231,9 +231,9 @@ class Console(Hook):
         if checkpoint is not None:
             config = self.config
             if self.changed and runner.cfg.filename:
-                config = _shown(os.path.join(runner.work_dir, Path(runner.cfg.filename).name))
+                config = shown_path(os.path.join(runner.work_dir, Path(runner.cfg.filename).name))
             detects = other_library(runner.cfg) is None
-            self._next(config, _shown(checkpoint), _shown(runner.work_dir), detects)
+            self._next(config, shown_path(checkpoint), shown_path(runner.work_dir), detects)
 
     def _next(self, config: str, checkpoint: str, work_dir: str, detects: bool) -> None:
         config, checkpoint, work_dir = map(shlex.quote, (config, checkpoint, work_dir))
@@ -289,7 +289,7 @@ class Console(Hook):
             'model': f'{" with ".join(names)}, {parameters / 1e6:.1f} million parameters',
             **facts,
             'device': _device(),
-            'log': _shown(runner.logger.log_file or runner.work_dir),
+            'log': shown_path(runner.logger.log_file or runner.work_dir),
         }
         self._facts(facts)
         self.line()
@@ -367,7 +367,7 @@ def _classes_of(dataset: Any) -> str:
 def _start(runner: Runner) -> str:
     source = loads_from(runner)
     if is_resuming(runner) and source is not None:
-        return f'resumed epoch: {runner.epoch}, iter: {runner.iter}, from {_shown(source)}'
+        return f'resumed epoch: {runner.epoch}, iter: {runner.iter}, from {shown_path(source)}'
     if source is not None:
         return f'weights of {source}'
     init = (runner.cfg.model.get('backbone') or {}).get('init_cfg') or {}
@@ -394,9 +394,3 @@ def _memory_used() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def _shown(path: Any) -> str:
-    """Return a path as short as it can be written from here."""
-    inside = os.path.relpath(path)
-    return str(path) if inside.startswith('..') else inside

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from numbers import Real
@@ -16,6 +17,12 @@ _OTHER_SCORES = 4
 def duration(seconds: float) -> str:
     """Return a time as ``H:MM:SS``."""
     return str(timedelta(seconds=round(seconds)))
+
+
+def shown_path(path: Any) -> str:
+    """Return a path as short as it can be written from the current folder."""
+    inside = os.path.relpath(path)
+    return str(path) if inside.startswith('..') else inside
 
 
 def one_line_scores(metrics: Mapping[str, Any]) -> str:

@@ -6,10 +6,12 @@ import functools
 import os
 import re
 import signal
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -207,12 +209,14 @@ class _Signals:
         self.received: int | None = None
         self._received_at = 0.0
         self._previous: dict[int, Any] = {}
+        self._train: CodeType | None = None  # of the method that runs the training
 
     def listen(self) -> None:
         """Handle the signals from now on; only the main thread can, so others change nothing."""
         if threading.current_thread() is not threading.main_thread():
             return
         _end_forked_processes_by_signals()
+        self._train = next((c for c in _running(sys._getframe()) if c.co_name == 'train'), None)
         for name in _SIGNALS:
             number = getattr(signal, name, None)
             # What is ignored, as SIGHUP is under nohup, stays ignored.
@@ -227,11 +231,23 @@ class _Signals:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._train is not None and self._train not in _running(frame):
+            # The training has failed, of which MMEngine tells no hook: nobody else would stop.
+            self.restore()
+            signal.raise_signal(number)
+            return
         now = time.monotonic()
         if self.received is None:
             self.received, self._received_at = number, now
         elif now - self._received_at > _SECONDS_OF_ONE_SIGNAL:
             os._exit(128 + number)
+
+
+def _running(frame: FrameType | None) -> Iterator[CodeType]:
+    """Yield the code of a frame and of those that have called it."""
+    while frame is not None:
+        yield frame.f_code
+        frame = frame.f_back
 
 
 def _started() -> float:

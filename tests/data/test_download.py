@@ -16,7 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from mmws.data import download as module
-from mmws.data.download import Archive, download, download_hint, unpack
+from mmws.data.archives import unpack
+from mmws.data.download import Archive, download, download_hint
 from tests.helpers.processes import call_tool
 
 IMAGE = os.urandom(100_000)

@@ -6,11 +6,12 @@ import sys
 import time
 
 import pytest
+from mmengine.runner import Runner
 
 from mmws.checkpoints import find_intact
 from mmws.hooks.stop import _Signals, parse_duration
 from tests.helpers.paths import ROOT
-from tests.helpers.toy_training import run, toy_config
+from tests.helpers.toy_training import ToyFault, run, toy_config
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,25 @@ def test_the_end_of_the_time_saves_and_exits_with_a_status_of_its_own(tmp_path):
             signal.signal(number, handler)
     assert stopped.value.code == 75
     assert find_intact(tmp_path).path.name == 'iter_1.pth'
+
+
+def test_after_a_training_that_failed_signals_do_what_they_did_before(tmp_path, monkeypatch):
+    # Bug: in a notebook, the first Ctrl-C after the failure does nothing, the second ends it all.
+    def fail(runner, data_batch):
+        raise KeyError('of the model')
+
+    monkeypatch.setattr(ToyFault, 'action', staticmethod(fail))
+    runner = Runner.from_cfg(toy_config(tmp_path, length=5, val=False))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyError, match='of the model'):
+            runner.train()
+        assert signal.getsignal(signal.SIGINT) != signal.default_int_handler
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 PROGRAM = """

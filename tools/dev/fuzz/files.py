@@ -118,7 +118,7 @@ def foreign_weights(folder: Path, numbers: random.Random) -> Input:
 
 def archives(folder: Path, numbers: random.Random) -> Input:
     """Zip and tar files that are damaged, or have entries that lead elsewhere."""
-    from mmws.data.download import unpack
+    from mmws.data.archives import unpack
 
     path = folder / numbers.choice(['a.zip', 'a.tar', 'a.tgz'])
     text = b'some text ' * 300

@@ -37,6 +37,12 @@ def _is_positive_count(value: Any) -> bool:
     return _is_count(value) and value > 0
 
 
+def _is_length(value: Any) -> bool:
+    # MMEngine takes 57300.0 as well, as configs of V3Det have it.
+    is_whole = isinstance(value, float) and value.is_integer() and value >= 1
+    return is_whole or _is_positive_count(value)
+
+
 def _is_rate(value: Any) -> bool:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return number and 0 <= value < math.inf
@@ -122,9 +128,12 @@ _KINDS: dict[Callable[[Any], bool], tuple[str, tuple[str, ...]]] = {
         'a whole number of at least 1',
         (
             *(f'{loader}.batch_size' for loader in _LOADERS), 'optim_wrapper.accumulative_counts',
-            'auto_scale_lr.base_batch_size', 'train_cfg.max_iters', 'train_cfg.max_epochs',
-            'train_cfg.val_interval', 'log_processor.window_size',
+            'auto_scale_lr.base_batch_size', 'log_processor.window_size',
         ),
+    ),
+    _is_length: (
+        'a whole number of at least 1',
+        ('train_cfg.max_iters', 'train_cfg.max_epochs', 'train_cfg.val_interval'),
     ),
     _is_rate: (
         'a finite number of at least 0',

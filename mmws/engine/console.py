@@ -141,7 +141,7 @@ class Console(Hook):
         unit = 'epoch' if _by_epoch(runner) else 'iteration'
         every = f'; an evaluation every {unit}' if interval else ''
         if interval and interval > 1:
-            every = f'; an evaluation every {interval} {unit}s'
+            every = f'; an evaluation every {int(interval)} {unit}s'
         self._header(
             runner,
             data=f'{len(train.dataset)} images to train on'

@@ -59,7 +59,7 @@ def check_schedulers(schedulers: Any, state: Any, source: str) -> None:
         for number, (scheduler, values) in enumerate(zip(own, saved)):
             for key, value in scheduler.state_dict().items():
                 found = values.get(key, value)
-                if not _same_type(found, value) or _other_length(key, found, value):
+                if not _same_type(found, value) or _is_unfit(key, found, value):
                     raise CheckpointError(
                         f'checkpoint {source} cannot be resumed: {prefix}{number}.{key} in it is '
                         f'{shown(found)}'
@@ -75,9 +75,11 @@ def _are_schedulers(state: Any) -> bool:
     )
 
 
-def _other_length(key: str, found: Any, own: Any) -> bool:
-    """Whether a list with a value for each group of the optimizer has more or fewer."""
-    return key in ('base_values', '_last_value') and len(found) != len(own)
+def _is_unfit(key: str, found: Any, own: Any) -> bool:
+    """Whether a schedule cannot go on with a value: of other groups, or of another parameter."""
+    if key in ('base_values', '_last_value'):  # a value for each group of the optimizer
+        return len(found) != len(own)
+    return key == 'param_name' and found != own
 
 
 def _same_type(value: Any, own: Any) -> bool:

@@ -39,6 +39,7 @@ def test_a_sound_config_passes():
         ('custom_hooks', [1], 'a list of dicts'),
         ('param_scheduler', 'x', 'or a list of these'),
         ('train_cfg.max_epochs', 2.5, 'at least 1'),
+        ('train_cfg.val_interval', float('inf'), 'at least 1'),
         ('default_hooks.checkpoint.interval', 0, 'at least 1, or -1'),
         ('load_from', 3, 'a text'),
         ('resume', 'yes', 'True or False'),
@@ -86,6 +87,11 @@ def test_the_setting_of_another_kind_is_named(key, value, wanted):
 )
 def test_what_clips_gradients_passes(clip_grad):
     check_structure(dict(optim_wrapper=dict(clip_grad=clip_grad)))
+
+
+def test_a_length_that_was_divided_passes():
+    # Bug: configs of V3Det, whose val_interval is 57300.0, were refused.
+    check_structure(dict(train_cfg=dict(max_iters=4584000, val_interval=4584000 / 80)))
 
 
 def test_a_default_hook_that_is_left_out_passes():

@@ -220,6 +220,7 @@ def trained(tmp_path_factory):
         (['param_schedulers', 0, 'last_step'], 'x', r'param_schedulers\.0\.last_step .* str'),
         (['param_schedulers', 0, 'base_values'], [], r'param_schedulers\.0\.base_values'),
         (['param_schedulers', 0, 'base_values', 0], None, r'param_schedulers\.0\.base_values'),
+        (['param_schedulers', 0, 'param_name'], 'l', r"param_schedulers\.0\.param_name .* 'l'"),
         (['param_schedulers', 0, 'by_epoch'], None, r'param_schedulers\.0\.by_epoch'),
         (['message_hub', 'runtime_info'], [], r'message_hub\.runtime_info'),
         (['message_hub', 'resumed_keys', 'iter'], {1: 2}, r"resumed_keys of 'iter' .* dict"),

@@ -43,13 +43,13 @@ def _is_length(value: Any) -> bool:
     return is_whole or _is_positive_count(value)
 
 
-def _is_rate(value: Any) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and 0 <= value < math.inf
-
-
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and -math.inf < value < math.inf
+
+
+def _is_rate(value: Any) -> bool:
+    return _is_number(value) and value >= 0
 
 
 def _is_interval(value: Any) -> bool:
@@ -71,13 +71,13 @@ def _is_clipping(value: Any) -> bool:
         return False
     # An infinite `max_norm` clips nothing and logs the norm; an infinite norm is the maximum.
     numbers = [value[key] for key in (known[0], 'norm_type') if key in value]
-    return all(number == math.inf or (_is_rate(number) and number > 0) for number in numbers)
+    return all(n in (math.inf, 'inf') or (_is_rate(n) and n > 0) for n in numbers)
 
 
 def _is_file_template(value: Any) -> bool:
     try:
         return isinstance(value, str) and value.format(1) != value.format(2)
-    except (AttributeError, LookupError, ValueError):
+    except (AttributeError, LookupError, TypeError, ValueError):
         return False
 
 
@@ -85,12 +85,22 @@ def _is_component(value: Any) -> bool:
     return isinstance(value, Mapping) and ('type' in value)
 
 
-def _is_component_or_list(value: Any) -> bool:
-    return _is_component(value) or (_is_list(value) and all(map(_is_component, value)))
-
-
 def _is_list_of_components(value: Any) -> bool:
     return _is_list(value) and all(map(_is_component, value))
+
+
+def _is_component_or_list(value: Any) -> bool:
+    return _is_component(value) or _is_list_of_components(value)
+
+
+def _is_evaluator(value: Any) -> bool:
+    return _is_component_or_list(value) or (_is_dict(value) and 'metrics' in value)
+
+
+def _is_schedule(value: Any) -> bool:
+    # With several optimizers, there are schedules for each by its name.
+    by_name = _is_dict(value) and value and all(map(_is_component_or_list, value.values()))
+    return bool(by_name) or _is_component_or_list(value)
 
 
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -110,10 +120,11 @@ _KINDS: dict[Callable[[Any], bool], tuple[str, tuple[str, ...]]] = {
             *(f'{loader}.{key}' for loader in _LOADERS for key in ('dataset', 'sampler')),
         ),
     ),
-    _is_component_or_list: (
+    _is_evaluator: (
         'a dict with a type, or a list of these',
-        ('val_evaluator', 'test_evaluator', 'param_scheduler'),
+        ('val_evaluator', 'test_evaluator'),
     ),
+    _is_schedule: ('a dict with a type, or a list of these', ('param_scheduler',)),
     _is_list_of_components: ('a list of dicts with a type', ('custom_hooks',)),
     _is_text: ('a text', ('work_dir', 'load_from', 'default_scope', 'experiment_name')),
     _is_switch: ('True or False', ('resume', 'auto_scale_lr.enable', 'randomness.deterministic')),
@@ -143,15 +154,15 @@ _KINDS: dict[Callable[[Any], bool], tuple[str, tuple[str, ...]]] = {
         'a finite number',
         tuple(
             f'{schedule}.{key}'
-            for schedule in ('param_scheduler', 'param_scheduler.*')
+            for schedule in ('param_scheduler', 'param_scheduler.*', 'param_scheduler.*.*')
             for key in ('gamma', 'factor', 'start_factor', 'end_factor', 'eta_min', 'power')
         ),
     ),
     _is_interval: (
         'a whole number of at least 1, or -1',
         (
-            'default_hooks.*.interval', 'custom_hooks.*.interval',
-            'default_hooks.checkpoint.max_keep_ckpts',
+            'default_hooks.checkpoint.interval', 'default_hooks.checkpoint.max_keep_ckpts',
+            'default_hooks.visualization.interval',
         ),
     ),
     _is_clipping: (
@@ -179,16 +190,16 @@ def check_structure(cfg: Mapping[str, Any]) -> None:
         cfg: The config of a run, with command line options merged in.
 
     Raises:
-        ValueError: naming the first part that is of another kind.
+        ConfigError: naming the first part that is of another kind.
     """
     root = dict(cfg)  # `Config` of MMEngine is no Mapping
     for path, (test, name) in _KIND_OF.items():
         for found, value in _values_at(root, path.split('.')):
             if value is not None and not test(value):
-                raise ValueError(f'{found} must be {name} in the config, got {_shown(value)}')
+                raise ConfigError(f'{found} must be {name} in the config, got {_shown(value)}')
     for keys, value in walk(root):
         if isinstance(value, int) and abs(value) >= _MOST:
-            raise ValueError(f'{".".join(map(str, keys))} in the config is too large a number')
+            raise ConfigError(f'{".".join(map(str, keys))} in the config is too large a number')
 
 
 def _values_at(node: Any, path: list[str], found: str = '') -> Iterator[tuple[str, Any]]:

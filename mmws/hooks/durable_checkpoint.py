@@ -137,6 +137,7 @@ class DurableCheckpointHook(CheckpointHook):
     backend_args: dict[str, Any] | None
     file_backend: Any
     _saved_at: int | None = None  # iterations done at the last save
+    _writer: CheckpointWriter
 
     def before_run(self, runner: Runner) -> None:
         if is_resuming(runner) and loads_from(runner) is None:
@@ -149,6 +150,8 @@ class DurableCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
+        if hasattr(self, '_writer'):  # of an earlier training by the same runner
+            return
         self._writer = CheckpointWriter(Path(runner.work_dir, LAST_CHECKPOINT))
         self._is_local = (
             self.backend_args is None

@@ -9,7 +9,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -74,7 +75,7 @@ class StopHook(Hook):
         self._vote: tuple[dist.Work, torch.Tensor] | None = None
 
     def before_train(self, runner: Runner) -> None:
-        self._signals.listen()
+        self._signals.listen(runner)
         if get_world_size() > 1:
             # Votes are counted on the CPU, where nobody waits for a GPU.
             self._group = dist.new_group(backend='gloo')
@@ -209,14 +210,25 @@ class _Signals:
         self.received: int | None = None
         self._received_at = 0.0
         self._previous: dict[int, Any] = {}
-        self._train: CodeType | None = None  # of the method that runs the training
+        self._runner: Callable[[], Runner | None] = lambda: None
+        self._train: CodeType | None = None  # of the method of the runner that trains
 
-    def listen(self) -> None:
-        """Handle the signals from now on; only the main thread can, so others change nothing."""
+    def listen(self, runner: Runner | None = None) -> None:
+        """Handle the signals from now on; only the main thread can, so others change nothing.
+
+        Args:
+            runner: Signals are handled only while a method of it runs, the outermost of those that
+                run now. ``None``: until :meth:`restore`.
+        """
+        self.restore()
+        self.received = None
         if threading.current_thread() is not threading.main_thread():
             return
         _end_forked_processes_by_signals()
-        self._train = next((c for c in _running(sys._getframe()) if c.co_name == 'train'), None)
+        self._train = None
+        if runner is not None:
+            self._runner = weakref.ref(runner)
+            *_, self._train = (None, *_methods_of(runner, sys._getframe()))
         for name in _SIGNALS:
             number = getattr(signal, name, None)
             # What is ignored, as SIGHUP is under nohup, stays ignored.
@@ -231,8 +243,9 @@ class _Signals:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._train is not None and self._train not in _running(frame):
-            # The training has failed, of which MMEngine tells no hook: nobody else would stop.
+        if self._train is not None and self._train not in _methods_of(self._runner(), frame):
+            # The training has failed. MMEngine tells hooks only of a training that succeeds, so
+            # the handlers are still those of this object.
             self.restore()
             signal.raise_signal(number)
             return
@@ -243,10 +256,11 @@ class _Signals:
             os._exit(128 + number)
 
 
-def _running(frame: FrameType | None) -> Iterator[CodeType]:
-    """Yield the code of a frame and of those that have called it."""
+def _methods_of(runner: Runner | None, frame: FrameType | None) -> Iterator[CodeType]:
+    """Yield the code of the methods of ``runner`` that run in ``frame``, the innermost first."""
     while frame is not None:
-        yield frame.f_code
+        if runner is not None and frame.f_locals.get('self') is runner:
+            yield frame.f_code
         frame = frame.f_back
 
 

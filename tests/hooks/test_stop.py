@@ -44,23 +44,66 @@ def test_the_end_of_the_time_saves_and_exits_with_a_status_of_its_own(tmp_path):
     assert find_intact(tmp_path).path.name == 'iter_1.pth'
 
 
-def test_after_a_training_that_failed_signals_do_what_they_did_before(tmp_path, monkeypatch):
-    # Bug: in a notebook, the first Ctrl-C after the failure does nothing, the second ends it all.
-    def fail(runner, data_batch):
-        raise KeyError('of the model')
+def raises_key_error(runner, data_batch):
+    raise KeyError('of the model')
 
-    monkeypatch.setattr(ToyFault, 'action', staticmethod(fail))
-    runner = Runner.from_cfg(toy_config(tmp_path, length=5, val=False))
+
+@pytest.fixture
+def sigint():
+    """Ctrl-C raises KeyboardInterrupt, as in a terminal, whatever started this process."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize('trainings', [1, 2])
+def test_after_a_training_that_failed_signals_do_what_they_did_before(
+    tmp_path, monkeypatch, sigint, trainings
+):
+    # Bug: in a notebook, the first Ctrl-C after the failure does nothing, the second ends it all.
+    monkeypatch.setattr(ToyFault, 'action', staticmethod(raises_key_error))
+    runner = Runner.from_cfg(toy_config(tmp_path, length=5, val=False))
+    for _ in range(trainings):
         with pytest.raises(KeyError, match='of the model'):
             runner.train()
-        assert signal.getsignal(signal.SIGINT) != signal.default_int_handler
-        with pytest.raises(KeyboardInterrupt):
+    assert signal.getsignal(signal.SIGINT) != signal.default_int_handler
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_a_training_that_failed_does_not_handle_the_signals_of_the_next(
+    tmp_path, monkeypatch, sigint
+):
+    def interrupt(runner, data_batch):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(ToyFault, 'action', staticmethod(raises_key_error))
+    failed = Runner.from_cfg(toy_config(tmp_path, length=5, val=False))
+    with pytest.raises(KeyError, match='of the model'):
+        failed.train()
+    monkeypatch.setattr(ToyFault, 'action', staticmethod(interrupt))
+    cfg = toy_config(tmp_path, length=5, val=False)
+    cfg.experiment_name += '_next'
+    cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook.type != 'mmws.StopHook']
+    with pytest.raises(KeyboardInterrupt):
+        Runner.from_cfg(cfg).train()
+
+
+def test_a_training_that_was_stopped_can_go_on_in_the_same_process(tmp_path, monkeypatch, sigint):
+    # Bug: the second training of a runner stops at once, and cannot save.
+    def interrupt_once(runner, data_batch):
+        if runner.iter == 1:
             signal.raise_signal(signal.SIGINT)
-        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, before)
+
+    monkeypatch.setattr(ToyFault, 'action', staticmethod(interrupt_once))
+    runner = Runner.from_cfg(toy_config(tmp_path, length=5, val=False))
+    with pytest.raises(SystemExit):
+        runner.train()
+    assert find_intact(tmp_path).path.name == 'iter_2.pth'
+    runner.train_loop._iter = 2
+    runner.train()
+    assert find_intact(tmp_path).path.name == 'iter_5.pth'
 
 
 PROGRAM = """

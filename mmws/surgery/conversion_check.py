@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,14 +33,14 @@ class ConversionCheck:
     Attributes:
         difference: Largest difference of an output, relative to its largest magnitude.
         tolerance: What counts as none.
-        layers: Number of layers whose outputs were multiplied.
-        compared: Number of output elements that were compared.
+        layers: Number of converted layers that were checked.
+        compared: Number of finite output elements that were compared.
         culprits: Where the check fails, the layers of which each alone changes an output, with
             the difference, the largest first. Summands of one sum are among them, since they have
             to change together.
-        unchecked: The converted layers of which the check says nothing: no run reached them, or a
-            run of a part alone, whose output has their scale. What follows the part in the model
-            may take it away.
+        unchecked: The converted layers of which the check says nothing. No run reached them, or
+            only the run of a part of the model whose output has their scale: a norm behind the
+            part may take that away, which a run of the part alone does not show.
     """
 
     difference: float
@@ -51,7 +52,7 @@ class ConversionCheck:
 
     @property
     def holds(self) -> bool:
-        """Whether no output depends on the scale of the converted layers."""
+        """Whether no output depends on the scale of the checked layers."""
         return self.difference <= self.tolerance
 
     def __bool__(self) -> bool:
@@ -85,9 +86,9 @@ def check_conversion(
     would hide what is behind them. Batch Normalization that is left uses the statistics of the
     batch, as in training. Without ``inputs``, parts run by themselves whose layers a run of the
     whole model does not reach: heads that are there for the training, or all parts of a model that
-    takes other inputs than images. Where an output changes, another run without eps decides: a
-    power of two as factor then leaves the rounding as it is, and with it which of values that are
-    equal but for rounding is the largest.
+    takes other inputs than images. Where an output changes, another run with eps of 0 decides. With
+    a power of two as factor, such a run rounds as the run before it, so a choice between equal
+    values, as top-k makes it, stays the same. Detectors of torchvision keep boxes of any score.
 
     Args:
         model: A converted model. It stays as it is.
@@ -96,11 +97,15 @@ def check_conversion(
         tolerance: Largest relative difference that counts as none.
 
     Returns:
-        The result, which is true if the check holds.
+        The result, which is true if the check holds for the layers that were checked; see
+        :attr:`ConversionCheck.unchecked` for the others.
 
     Raises:
-        ValueError: if the model has no converted layers, or cannot be run, or no run reaches one.
+        ValueError: if the model has no converted layers, or cannot be run, or no run reaches one,
+            or ``factor`` is no power of two, or 1.
     """
+    if factor == 1 or math.frexp(factor)[0] != 0.5:
+        raise ValueError(f'factor must be a power of two other than 1, got {factor!r}')
     names = _converted_layers(model)
     if not names:
         raise ValueError('the model has no layer with a weight function: convert it first')
@@ -114,6 +119,8 @@ def check_conversion(
             has_eps = isinstance(getattr(module, 'eps', None), float)
             if has_eps and not isinstance(module, WeightFunctionMixin):
                 vars(module)['eps'] = eps
+            if isinstance(getattr(module, 'score_thresh', None), float):
+                vars(module)['score_thresh'] = 0.0  # an untrained detector returns no box else
     runs = _Runs([(exact, torch.float64), (model, None)], names, factor, tolerance)
     runs.check('', inputs)
     if inputs is None:
@@ -122,9 +129,11 @@ def check_conversion(
 
 
 def _converted_layers(model: nn.Module) -> list[str]:
+    modules = dict(model.named_modules(remove_duplicate=False))
     report = getattr(model, 'conversion_report', None)
     if report is not None:
-        return [change.name for change in report.convs]
+        # A head that was for the training alone may be gone.
+        return [change.name for change in report.convs if change.name in modules]
     return [name for name, m in model.named_modules() if isinstance(m, WeightFunctionMixin)]
 
 
@@ -180,21 +189,21 @@ class _Runs:
         for twin, dtype in self.twins:
             module = twin.get_submodule(place)
             layers = {name: twin.get_submodule(name) for name in self.unchecked}
-            for call in _calls(module, inputs, dtype, part=bool(place)):
-                with undisturbed(twin):
-                    for norm in twin.modules():
-                        if isinstance(norm, _NormBase):
-                            norm.training = norm.track_running_stats
-                    try:
-                        self._check(twin, call, layers, part=bool(place))
-                    except Exception as error:  # models raise anything for inputs they don't take
-                        if not place:
-                            text = ' '.join(str(error).split())
-                            self.error = f'{type(error).__name__}: {text}'[:200]
-                    else:
-                        if not place:
-                            self.error = None
-                        return
+            calls = iter(_calls(module, inputs, dtype, part=bool(place)))
+            while True:
+                try:
+                    call = next(calls, None)
+                    if call is None:
+                        break
+                    self._check_call(twin, call, layers, part=bool(place))
+                except Exception as error:  # models raise anything for inputs they don't take
+                    if not place:
+                        text = ' '.join(str(error).split())
+                        self.error = f'{type(error).__name__}: {text}'[:200]
+                else:
+                    if not place:
+                        self.error = None
+                    return
 
     def check_parts(self, module: nn.Module, place: str = '') -> None:
         """Check the layers that are left by runs of the parts that they are in."""
@@ -218,7 +227,16 @@ class _Runs:
             self.difference, self.tolerance, checked, self.compared, culprits, (*self.unchecked,)
         )
 
-    def _check(
+    def _check_call(
+        self, twin: nn.Module, call: Callable[[], Any], layers: dict[str, nn.Module], part: bool
+    ) -> None:
+        with undisturbed(twin):
+            for norm in twin.modules():
+                if isinstance(norm, _NormBase):
+                    norm.training = norm.track_running_stats
+            self._compare_all(twin, lambda: _seeded(twin, call), layers, part)
+
+    def _compare_all(
         self, twin: nn.Module, call: Callable[[], Any], layers: dict[str, nn.Module], part: bool
     ) -> None:
         before, _ = _outputs(call)
@@ -236,7 +254,7 @@ class _Runs:
             else:
                 self.culprits.update(culprits)
         self.difference = max(self.difference, difference)
-        self.compared += sum(tensor.numel() for tensor in before)
+        self.compared += _finite(before)
         for name in reached:
             del self.unchecked[name]
 
@@ -253,9 +271,11 @@ class _Runs:
         if difference <= self.tolerance:
             return difference, reached
         with _without_eps(twin):
-            before, _ = _outputs(call)
+            bare, _ = _outputs(call)
             after, _ = _outputs(call, layers, self.factor)
-        return min(difference, _difference(after, before)), reached
+        if _finite(bare) < _finite(before):  # a variance of 0, and nothing left to compare
+            return difference, reached
+        return min(difference, _difference(after, bare)), reached
 
 
 @contextmanager
@@ -288,7 +308,6 @@ def _outputs(
         )
         for name, layer in layers.items()
     ]
-    torch.manual_seed(0)
     try:
         outputs = call()
     finally:
@@ -297,9 +316,22 @@ def _outputs(
     tensors = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
     # Whole numbers, such as the nearest entry of a codebook, may turn on rounding.
     floating = [tensor.detach().double() for tensor in tensors if tensor.is_floating_point()]
-    if not floating:
-        raise ValueError('returns no floating-point numbers')
+    if not _finite(floating):
+        raise ValueError('returns no finite floating-point numbers')
     return floating, reached
+
+
+def _seeded(model: nn.Module, call: Callable[[], Any]) -> Any:
+    """Run with the same random numbers every time."""
+    # Not `torch.manual_seed`, which also seeds GPUs whose states `undisturbed` does not keep.
+    torch.default_generator.manual_seed(0)
+    for index in {p.device.index for p in model.parameters() if p.device.type == 'cuda'}:
+        torch.cuda.default_generators[index].manual_seed(0)
+    return call()
+
+
+def _finite(tensors: list[Tensor]) -> int:
+    return sum(int(tensor.isfinite().sum()) for tensor in tensors)
 
 
 def _difference(after: list[Tensor], before: list[Tensor]) -> float:

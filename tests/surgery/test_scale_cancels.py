@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 
 import mmws
@@ -308,7 +309,7 @@ class Tokens(nn.Module):
 
 def test_the_check_does_not_compare_decisions():
     # Bug: a tie counts as an output that changes with the scale.
-    with pytest.raises(ValueError, match='no floating-point numbers'):
+    with pytest.raises(ValueError, match='no finite floating-point numbers'):
         mmws.check_conversion(Tokens(), torch.rand(1, 3, 8, 8))
 
 
@@ -339,6 +340,54 @@ def test_the_check_names_a_model_none_of_whose_layers_runs():
 
     with pytest.raises(ValueError, match='no run reaches a converted layer'):
         mmws.check_conversion(Unused(mmws.ConvWS2d(3, 8, 1)), torch.rand(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize('rest', [lambda y: y[:0], lambda y: y * float('nan')])
+def test_outputs_without_a_number_are_no_evidence(rest):
+    # Bug: a detector that finds nothing passes, and so does a model that returns NaN.
+    class Nothing(nn.Sequential):
+        def forward(self, x):
+            return rest(super().forward(x))
+
+    with pytest.raises(ValueError, match='no finite floating-point numbers'):
+        mmws.check_conversion(Nothing(mmws.ConvWS2d(3, 8, 1)), torch.rand(1, 3, 8, 8))
+
+
+def test_the_check_compares_what_an_untrained_detector_of_torchvision_finds():
+    # Bug: none of its scores reaches its threshold, and so nothing was compared.
+    detector = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn
+    model = mmws.convert(detector(weights=None, weights_backbone=None, num_classes=3))
+    check = mmws.check_conversion(model)
+    assert check, check
+    assert check.compared > 100
+    assert not check.unchecked
+    assert model.roi_heads.score_thresh > 0
+
+
+def test_a_head_that_was_removed_is_not_checked():
+    # Bug: AttributeError for the name of a layer in the report.
+    class WithHead(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(4, 8))
+            self.head = nn.Sequential(nn.Conv2d(8, 8, 1), nn.GroupNorm(4, 8))
+
+        def forward(self, x):
+            y = self.body(x)
+            return y if self.head is None else self.head(y)
+
+    model = mmws.convert(WithHead())
+    assert mmws.check_conversion(model).layers == 2
+    model.head = None
+    assert mmws.check_conversion(model).layers == 1
+
+
+@pytest.mark.parametrize('factor', [1, 3, 0, -2, float('inf'), float('nan')])
+def test_the_factor_is_a_power_of_two(factor):
+    model = nn.Sequential(mmws.ConvWS2d(3, 8, 1), nn.GroupNorm(4, 8))
+    with pytest.raises(ValueError, match='factor must be a power of two'):
+        mmws.check_conversion(model, factor=factor)
+    assert mmws.check_conversion(model, factor=0.5)
 
 
 def test_the_check_needs_something_to_check():

@@ -42,7 +42,7 @@ def own_calls(model: nn.Module, part: bool = False) -> Iterator[Call]:
 
     Args:
         model: The model, or a part of one.
-        part: Whether it is a part, which is run on the smallest input alone.
+        part: Whether it is a part, which is given no further shapes of images.
     """
     if is_mmdet_detector(model):
         for size in (64, 224, 512):

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import BaseTTAModel
 from torch import nn
 
 from .checkpoint import Checkpoint
@@ -104,7 +103,7 @@ def map_predictions(model: nn.Module, checkpoint: Checkpoint, classes: Sequence[
                 instances.labels = labels.to(instances.labels.device)[instances.labels]
         return output
 
-    (model.module if isinstance(model, BaseTTAModel) else model).register_forward_hook(renumber)
+    model.register_forward_hook(renumber)
 
 
 def require_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
@@ -115,7 +114,6 @@ def require_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointMismatchError: if a parameter is missing, or has another shape.
     """
-    model = model.module if isinstance(model, BaseTTAModel) else model
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     weights = checkpoint.weights
     other_shape = [

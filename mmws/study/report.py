@@ -142,15 +142,15 @@ def _table(table: Table) -> Iterator[str]:
 
 
 def _seeds(table: Table) -> str:
-    """Say how many seeds the columns have, if not all have as many."""
-    counts: dict[float, int] = {}
+    """Say how many seeds the cells of each column have, unless all cells have as many."""
+    counts: dict[float, set[int]] = {}
     for row in table.rows.values():
         for column, cell in row.items():
-            counts[column] = max(counts.get(column, 0), 0 if cell is None else cell.count)
-    if len(set(counts.values())) < 2:
+            counts.setdefault(column, set()).add(0 if cell is None else cell.count)
+    if len(set().union(*counts.values())) < 2:
         return ''
-    numbers = ', '.join(f'{count} at {column:g}' for column, count in sorted(counts.items()))
-    return f' Seeds: {numbers}.'
+    ranges = {column: '-'.join(map(str, sorted({min(c), max(c)}))) for column, c in counts.items()}
+    return ' Seeds: ' + ', '.join(f'{ranges[c]} at {c:g}' for c in sorted(ranges)) + '.'
 
 
 def _widths(table: Table) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .results import Result, best_rates, value_of
 from .spec import SEEDS_FOR_A_CLAIM, Block, Cell, Claim, Spec, Task, cells_of
@@ -19,10 +19,10 @@ class Table:
     """One block of a grid, or several of the same forms, such as one with further seeds.
 
     Attributes:
-        block: The first block.
+        block: The first block; of a sweep, with one number of images a step.
         task: Its task.
         rows: By form and column, an estimate, or None for an empty cell. Columns are the images a
-            step, or, in a sweep of one number of images, the learning rates at one image.
+            step, or, in a sweep, the learning rates at one image.
     """
 
     block: Block
@@ -36,12 +36,17 @@ class Table:
 
 
 def tables(spec: Spec, results: Results) -> list[Table]:
-    """Return a table for every block of the grid, or for those that only differ in their cells."""
+    """Return a table for the blocks of the grid that have task, forms, updates and rates in common.
+
+    Sweeps have a table for each number of images a step.
+    """
     best = best_rates(spec, results)
     alike: dict[tuple, list[Block]] = {}
     for block in spec.grid:
-        key = block.task, block.forms, block.updates, block.rates
-        alike.setdefault(key, []).append(block)
+        for images in (None,) if block.rates is None else block.images_per_step:
+            part = block if images is None else replace(block, images_per_step=(images,))
+            key = block.task, block.forms, block.updates, block.rates, images
+            alike.setdefault(key, []).append(part)
     found = []
     for blocks in alike.values():
         task = spec.tasks[blocks[0].task]

@@ -147,6 +147,15 @@ def test_further_seeds_of_some_cells_go_into_the_same_table(tmp_path, trained):
     assert 'Seeds: 5 at 1, 3 at 4.' in text
 
 
+def test_a_column_whose_forms_have_unlike_numbers_of_seeds_says_so(tmp_path, trained):
+    # Bug: the report names the most seeds of a column for all of its cells.
+    more = "dict(task='digits', forms=('BN', 'GN+WS'), images_per_step=(1,), seeds=(3, 4)),"
+    spec = read_spec(write_spec(tmp_path, SPEC.replace('grid = [', f'grid = [{more}')))
+    run_study(spec, tmp_path / 'r.jsonl', tmp_path, only='BN')
+    text = write_report(spec, tmp_path / 'r.jsonl').read_text()
+    assert 'Seeds: 0-5 at 1, 0-3 at 4.' in text
+
+
 def test_the_report_comes_from_the_file_alone(tmp_path, trained):
     # Bug: an empty cell looks like a result, or a number of one seed like a claim.
     spec, results = read_spec(write_spec(tmp_path)), tmp_path / 'r.jsonl'

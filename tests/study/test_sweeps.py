@@ -11,7 +11,7 @@ from mmws.study import Result, read_spec, write_report
 from mmws.study.results import append_result
 from mmws.study.spec import Task, all_cells
 from mmws.study.sweeps import best_rate, largest_rates, rate_at_one_image
-from mmws.study.tables import verdicts
+from mmws.study.tables import tables, verdicts
 
 SPEC = """
 title = 'Sweeps'
@@ -93,6 +93,18 @@ def test_a_sweep_with_a_missing_run_has_no_verdict(spec):
     results = results_of(spec)
     results.pop(next(cell for cell in results if cell.form == 'WN'))
     assert {v.text for v in verdicts(spec, results)} == {'not run (0 of 3 seeds)'}
+
+
+def test_sweeps_at_other_numbers_of_images_have_a_table_of_their_own(tmp_path):
+    # Bug: one cell shows the mean of runs of 4 and of 8 images.
+    (tmp_path / 'spec.py').write_text(
+        SPEC.replace('images_per_step=(4,)', 'images_per_step=(4, 8)')
+    )
+    spec = read_spec(tmp_path / 'spec.py')
+    of_four, of_eight = tables(spec, results_of(spec))
+    assert (of_four.block.images_per_step, of_eight.block.images_per_step) == ((4,), (8,))
+    assert of_four.rows['WN'][1.0].count == 3
+    assert set(of_eight.rows['WN'].values()) == {None}
 
 
 def test_the_largest_rate_is_that_of_each_seed():

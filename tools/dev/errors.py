@@ -1,4 +1,4 @@
-"""Errors as the files of results have them."""
+"""Writes errors in the form that the files of results hold."""
 
 import sys
 
@@ -6,7 +6,7 @@ import sys
 def one_line(error: BaseException) -> str:
     """Return kind and message of an error in one line, without the folders of packages.
 
-    These differ between machines and are no part of the cause.
+    The folders differ between machines and are no part of the cause.
     """
     message = ' '.join(str(error).split())
     for folder in sorted(filter(None, sys.path), key=len, reverse=True):

@@ -50,6 +50,10 @@ def write_page(results: list[dict[str, Any]], path: Path) -> None:
     for result in failed:
         name = f'{result["library"]}: {result["model"]}'
         lines.append(f'| {name} | {result.get("stage", "")} | {failure(result)} |')
+    partly = [result for result in results if result.get('unchecked')]
+    if partly:
+        names = ', '.join(f'{r["library"]}: {r["model"]} ({r["unchecked"]})' for r in partly)
+        lines += ['', f'Layers that no run of the check reaches, with their number: {names}.']
     path.write_text('\n'.join([*lines, '']), encoding='utf-8')
 
 

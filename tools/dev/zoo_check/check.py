@@ -19,6 +19,7 @@ from mmws.config.tree import DROP, KeyPath, kind, rewrite
 from mmws.testing.compare import max_difference, tensors_of
 from mmws.testing.trial import find_run, infer, train_step, training_loss
 from mmws.training_step.live_memory import LiveMemory
+from tools.dev.errors import one_line
 
 FOLD_TOLERANCE = 1e-4
 
@@ -101,8 +102,8 @@ def _check_remaking(model: nn.Module, config: ConfigDict, size: int) -> dict[str
 def _check_conversion(model: nn.Module) -> dict[str, Any]:
     try:
         check = mmws.check_conversion(model)
-    except ValueError as error:  # the model does not run in float64, or in mode "tensor"
-        return {'holds': False, 'check_error': ' '.join(str(error).split())[:200]}
+    except ValueError as error:  # it does not run in mode "tensor", or no run reaches a layer
+        return {'holds': False, 'check_error': one_line(error)}
     return {
         'holds': check.holds,
         'check_difference': check.difference,

@@ -46,7 +46,7 @@ Run {dates}. {versions}.
 **{passed} of the {ran} configs whose model runs here unconverted ({share:.1%}) convert, train, run,
 hold the check and fold to equal outputs.** {left} are left out, for the reasons below. {distinct}
 models are distinct; a config whose model differs in nothing but weights to load and numbers of
-proposals counts as the model that was run.{pending}{remaking}
+proposals counts as the model that was run.{unchecked}{pending}{remaking}
 
 """
 
@@ -111,6 +111,7 @@ def report(results: Iterable[dict[str, Any]], command: str, configs: Iterable[st
         left=len(left),
         distinct=sum('same_as' not in own[name] for name in found),
         remaking=_remaking(found.values()),
+        unchecked=_unchecked(found),
         pending=f' **{len(pending)} more configs are not checked yet.**' if pending else '',
     )
     text += _table(headings, rows)
@@ -128,6 +129,14 @@ def _remaking(results: Iterable[dict[str, Any]]) -> str:
         f' Remaking keeps {statistics.median(shares):.0%} of the bytes (median), and at most '
         f'{max(shares):.0%}. Made weights count, most of it with images as small as these.'
     )
+
+
+def _unchecked(results: dict[str, dict[str, Any]]) -> str:
+    """Return which models have layers that no run of the check reaches."""
+    names = [name for name, result in results.items() if result.get('unchecked')]
+    if not names:
+        return ' The check reaches every converted layer.'
+    return f' The check does not reach all converted layers of {_names(names)}.'
 
 
 def _passed(result: dict[str, Any]) -> bool:
@@ -175,8 +184,9 @@ def _cause(result: dict[str, Any]) -> str:
         return 'training with remaking differs'
     if 'error' not in result:
         return f'outputs differ by {result["difference"]:.1e}'
-    # Remove paths of the installation, which differ between machines and are no part of the cause.
-    error = result['error'].replace(f'{ZOO}/', '').replace('|', '\\|')
+    # Remove the folder of the configs, which differs between machines and is no part of the cause.
+    error = result['error'].replace(f'{ZOO}/', '').replace('mmdet/.mim/configs/', '')
+    error = error.replace('|', '\\|')
     return error if len(error) <= 160 else f'{error[:157]}...'
 
 

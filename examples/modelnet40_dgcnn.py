@@ -13,17 +13,16 @@ channels of each edge, point and cloud by itself, where the paper's takes all ed
 
 import argparse
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch_geometric.data import Data
 from torch_geometric.datasets import ModelNet
 from torch_geometric.loader import DataLoader
-from torch_geometric.nn import MLP, EdgeConv, global_max_pool
 from torch_geometric.transforms import NormalizeScale, SamplePoints
 
 import mmws
+from mmws.point_clouds import DGCNN, SOLIDS, sample_solids
 
 parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
 parser.add_argument('--data', help='folder of ModelNet40; solids made here without it')
@@ -38,63 +37,6 @@ parser.add_argument('--batch-size', type=int, default=8, help='BN needs two clou
 parser.add_argument('--lr', type=float, default=0.001)
 parser.add_argument('--seed', type=int, default=0)
 parser.add_argument('--out', default='dgcnn.pth', help='file for the trained weights')
-
-
-class DGCNN(nn.Module):
-    """Two edge convolutions on neighbours in feature space, a maximum over points, an MLP."""
-
-    def __init__(self, num_classes: int, neighbours: int, width: int) -> None:
-        super().__init__()
-        self.neighbours = neighbours
-        self.conv1 = EdgeConv(MLP([6, width, width, width], plain_last=False), aggr='max')
-        self.conv2 = EdgeConv(MLP([2 * width, 2 * width], plain_last=False), aggr='max')
-        self.points = MLP([3 * width, 16 * width], plain_last=False)
-        self.head = MLP([16 * width, 8 * width, 4 * width, num_classes], dropout=0.5)
-
-    def forward(self, pos: Tensor, batch: Tensor) -> Tensor:
-        """Return scores (clouds, classes) of points (clouds * N, 3), N of each cloud."""
-        first = self.conv1(pos, self.edges(pos, batch))
-        second = self.conv2(first, self.edges(first, batch))
-        points = self.points(torch.cat([first, second], dim=1))
-        return self.head(global_max_pool(points, batch))
-
-    def edges(self, features: Tensor, batch: Tensor) -> Tensor:
-        """Return (2, edges) from the nearest points of its cloud to each point."""
-        clouds = features.detach().unflatten(0, (int(batch.max()) + 1, -1))  # [clouds, N, C]
-        count = min(self.neighbours, clouds.shape[1])
-        nearest = torch.cdist(clouds, clouds).topk(count, largest=False).indices
-        first = clouds.shape[1] * torch.arange(len(clouds), device=features.device)
-        sources = (nearest + first[:, None, None]).flatten()
-        targets = torch.arange(len(features), device=features.device)
-        return torch.stack([sources, targets.repeat_interleave(count)])
-
-
-def solids(clouds: int, points: int, seed: int) -> list[Data]:
-    """Return clouds of points on eight solids, one after another."""
-    from trimesh import creation
-    from trimesh.sample import sample_surface
-
-    makers = (
-        lambda: creation.icosphere(subdivisions=3, radius=0.5),
-        lambda: creation.box((1, 1, 1)),
-        lambda: creation.cylinder(radius=0.5, height=1),
-        lambda: creation.cone(radius=0.5, height=1),
-        lambda: creation.cone(radius=0.7, height=1, sections=4),  # a pyramid
-        lambda: creation.torus(major_radius=0.35, minor_radius=0.15),
-        lambda: creation.capsule(height=0.5, radius=0.25),
-        lambda: creation.annulus(r_min=0.3, r_max=0.5, height=0.6),
-    )
-    meshes = [make() for make in makers]
-    random, scale, data = np.random.default_rng(seed), NormalizeScale(), []
-    for i in range(clouds):
-        label = i % len(meshes)
-        found, _ = sample_surface(meshes[label], points, seed=int(random.integers(2**31)))
-        found = np.asarray(found) * random.uniform(0.7, 1.3, size=3)
-        cos, sin = np.cos(angle := random.uniform(0, 2 * np.pi)), np.sin(angle)
-        found = found @ [[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]  # upright, as in ModelNet
-        cloud = Data(pos=torch.tensor(found, dtype=torch.float32), y=torch.tensor([label]))
-        data.append(scale(cloud))
-    return data
 
 
 @torch.no_grad()
@@ -119,7 +61,9 @@ def main() -> None:
         train, test = (ModelNet(args.data, '40', split, **transforms) for split in (True, False))
         num_classes = train.num_classes
     else:
-        data, num_classes = solids(args.clouds, args.points, args.seed), 8
+        clouds, labels = sample_solids(args.clouds, args.points, args.seed)
+        scale, num_classes = NormalizeScale(), len(SOLIDS)
+        data = [scale(Data(pos=pos, y=y[None])) for pos, y in zip(clouds, labels)]
         train, test = data[: -len(data) // 5], data[-len(data) // 5 :]
     # BN cannot normalize the one cloud that an epoch may leave over.
     loader = DataLoader(train, args.batch_size, shuffle=True, drop_last=True)

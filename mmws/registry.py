@@ -58,7 +58,8 @@ if is_installed('mmengine'):
     from mmengine.registry import Registry
 
     _STUDY_TASKS = [
-        f'mmws.study.{name}' for name in ('classification', 'generative', 'reinforcement')
+        f'mmws.study.{name}'
+        for name in ('classification', 'generative', 'point_clouds', 'reinforcement')
     ]
     MODELS = Registry(
         'model',

@@ -27,7 +27,7 @@ FLOORS = (
     {'training_step'},
     {'checkpoints'},
     {'testing'},
-    {'surgery', 'data', 'evaluation'},
+    {'surgery', 'data', 'evaluation', 'point_clouds'},
     {'hooks'},
     {'visualization', 'study'},
     {'engine'},

@@ -188,22 +188,26 @@ def _rates(spec: Spec, results: Mapping[Cell, Result]) -> Iterator[str]:
     best = best_rates(spec, results)
     yield from ('## Learning rates', '')
     yield (
-        'One rule for all: each form trains at 1 example a step with these rates on one seed, and '
-        'takes the best (bold). At n examples a step the rate is n times as large. The run that '
-        'won is also a seed of its cell, for every form alike.'
+        'One rule for all: each form trains with these rates, given for 1 example a step, on one '
+        'seed, at 1 example a step where the table names no other number, and takes the best '
+        '(bold). At n examples a step the rate is n times as large. The run that won is also a '
+        'seed of its cell, for every form alike.'
     )
     for task in dict.fromkeys(cell.task for cell in cells):
-        rates = spec.tasks[task].rates
-        yield from ('', f'| {task} | {" | ".join(f"{rate:g}" for rate in rates)} |')
+        rates = list(dict.fromkeys(spec.tasks[task].rates))
+        images = spec.tasks[task].search_images_per_step
+        at = f'{task}, {images} a step' if images > 1 else task
+        yield from ('', f'| {at} | {" | ".join(f"{rate:g}" for rate in rates)} |')
         yield '| --- |' + ' ---: |' * len(rates)
         for form in dict.fromkeys(cell.form for cell in cells if cell.task == task):
             row = []
-            for cell in (c for c in cells if (c.task, c.form) == (task, form)):
+            tried = [c for c in cells if (c.task, c.form) == (task, form)]
+            for cell, rate in zip(tried, rates, strict=True):
                 text = _EMPTY
                 if cell in results:
                     value = value_of(results[cell], spec.tasks[task].metric)
                     text = 'diverged' if math.isinf(value) else f'{value:.3f}'
-                row.append(f'**{text}**' if cell.rate == best[task, form] else text)
+                row.append(f'**{text}**' if rate == best[task, form] else text)
             yield f'| {form} | ' + ' | '.join(row) + ' |'
     yield ''
 

@@ -116,8 +116,11 @@ def best_rates(spec: Spec, results: Mapping[Cell, Result]) -> dict[tuple[str, st
     for group, tried in cells.items():
         best[group] = None
         if all(cell in results for cell in tried):
-            metric = spec.tasks[group[0]].metric
-            scores = [(value_of(results[cell], metric), -(cell.rate or 0)) for cell in tried]
+            task = spec.tasks[group[0]]
+            scores = [
+                (value_of(results[cell], task.metric), -rate)
+                for cell, rate in zip(tried, dict.fromkeys(task.rates), strict=True)
+            ]
             score, rate = max(scores)
             best[group] = -rate if score > -math.inf else None
     return best

@@ -59,13 +59,14 @@ def run_study(
         shard: ``(i, n)``: run the ``i``-th, from 1, of ``n`` parts. All runs of a task and a form
             are in the same part, because some of them choose the learning rate of the others.
         stop_after: Begin no run later than so many seconds after the call.
-        only: Take only runs whose name contains this text.
+        only: Take only runs whose name, or the name of whose form, contains this text.
         screen: Where the line with the state goes; None prints nothing.
 
     Returns:
         How many runs are left for another call.
 
     Raises:
+        ValueError: if no run has ``only`` in its name.
         RuntimeError: if a run fails otherwise than by divergence, with its last line.
     """
     results_file, work_dir = Path(results_file), Path(work_dir)
@@ -73,14 +74,22 @@ def run_study(
     while True:
         results = read_results(results_file)
         cells = all_cells(spec, best_rates(spec, results))
+        if not any(_is_named(c, only) for c in cells):
+            names = ', '.join(dict.fromkeys(f'{c.task}/{c.form}' for c in cells))
+            raise ValueError(f'no run of {spec.path} has {only!r} in its name; there are {names}')
         part = [c for c in cells if group_number(c, cells) % shard[1] == shard[0] - 1]
         left = [cell for cell in part if cell not in results]
-        ready = [c for c in left if c.rate is not None and only in c.name]
+        ready = [c for c in left if c.rate is not None and _is_named(c, only)]
         if not ready or time.monotonic() - begin > stop_after:
             return len(ready)
         state = _State(len(part) - len(left), len(part), time_left(left, results.values()))
         result = run_cell(spec, ready[0], work_dir, state, screen)
         append_result(results_file, result)
+
+
+def _is_named(cell: Cell, text: str) -> bool:
+    known = cell.name if cell.rate is not None else cell.task
+    return text in known or text in f'{cell.task}/{cell.form}'
 
 
 def time_left(cells: Iterable[Cell], results: Iterable[Result]) -> float | None:

@@ -26,6 +26,8 @@ class Task:
         metric: What counts, as the log names it without the evaluator: ``accuracy``, ``segm_mAP``.
         images: Training images that a run sees, where the grid gives no number of updates.
         rates: Learning rates at one image a step; each form takes the one that is best on one seed.
+        search_images_per_step: Of the runs that choose a rate, where a norm cannot train with one
+            image; their rates are multiplied by it.
         evaluations: Evaluations in a run, at equal distances; the last one counts.
         unit: What one training example is called in the report.
         floor: The metric without any training. Charts begin with it, and how good a learning rate
@@ -37,6 +39,7 @@ class Task:
     metric: str
     images: int
     rates: tuple[float, ...]
+    search_images_per_step: int = 1
     evaluations: int = 1
     unit: str = 'image'
     floor: float = 0.0
@@ -249,7 +252,7 @@ Best = Mapping[tuple[str, str], float | None]
 
 
 def search_cells(spec: Spec) -> list[Cell]:
-    """Return the runs that choose learning rates: one image a step, one seed, all rates."""
+    """Return the runs that choose learning rates: fewest images a step, one seed, all rates."""
     seeds: dict[str, int] = {}
     cells = []
     for block in spec.grid:
@@ -260,8 +263,9 @@ def search_cells(spec: Spec) -> list[Cell]:
 
 
 def _search(block: Block, task: Task, seed: int) -> list[Cell]:
+    images = task.search_images_per_step
     return [
-        Cell(block.task, form, 1, task.images, rate, seed)
+        Cell(block.task, form, images, max(1, task.images // images), rate * images, seed)
         for form in block.forms
         for rate in task.rates
     ]

@@ -156,6 +156,17 @@ def test_a_column_whose_forms_have_unlike_numbers_of_seeds_says_so(tmp_path, tra
     assert 'Seeds: 0-5 at 1, 0-3 at 4.' in text
 
 
+def test_runs_are_chosen_by_the_name_of_their_form(tmp_path, trained):
+    # Bug: `--only 'GN+WS'` says that no run is left, since folders are named GN-WS.
+    spec, results = read_spec(write_spec(tmp_path)), tmp_path / 'r.jsonl'
+    assert run_study(spec, results, tmp_path, only='GN+WS') == 0
+    assert {c.form for c in trained} == {'GN+WS'}
+    with pytest.raises(
+        ValueError, match=r"no run of .*small.py has 'GN-BN' in its name; .*/WN|/BN"
+    ):
+        run_study(spec, results, tmp_path, only='GN-BN')
+
+
 def test_the_report_comes_from_the_file_alone(tmp_path, trained):
     # Bug: an empty cell looks like a result, or a number of one seed like a claim.
     spec, results = read_spec(write_spec(tmp_path)), tmp_path / 'r.jsonl'

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from .tree import walk
+from .tree import datasets, dotted, walk
 
 
 class ConfigError(ValueError):
@@ -103,6 +104,13 @@ def _is_schedule(value: Any) -> bool:
     return bool(by_name) or _is_component_or_list(value)
 
 
+def _is_path(value: Any) -> bool:
+    return isinstance(value, (str, os.PathLike))
+
+
+_EVALUATORS = tuple(
+    f'{split}_evaluator{place}' for split in ('val', 'test') for place in ('', '.*', '.metrics.*')
+)
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 _KINDS: dict[Callable[[Any], bool], tuple[str, tuple[str, ...]]] = {
     _is_dict: (
@@ -111,6 +119,7 @@ _KINDS: dict[Callable[[Any], bool], tuple[str, tuple[str, ...]]] = {
             'model', *_LOADERS, 'train_cfg', 'val_cfg', 'test_cfg', 'optim_wrapper',
             'default_hooks', 'auto_scale_lr', 'randomness', 'env_cfg', 'env_cfg.dist_cfg',
             'log_processor', 'custom_imports', 'optim_wrapper.paramwise_cfg',
+            *(f'{evaluator}.backend_args' for evaluator in _EVALUATORS),
         ),
     ),
     _is_component: (
@@ -127,6 +136,7 @@ _KINDS: dict[Callable[[Any], bool], tuple[str, tuple[str, ...]]] = {
     _is_schedule: ('a dict with a type, or a list of these', ('param_scheduler',)),
     _is_list_of_components: ('a list of dicts with a type', ('custom_hooks',)),
     _is_text: ('a text', ('work_dir', 'load_from', 'default_scope', 'experiment_name')),
+    _is_path: ('a path', tuple(f'{evaluator}.ann_file' for evaluator in _EVALUATORS)),
     _is_switch: ('True or False', ('resume', 'auto_scale_lr.enable', 'randomness.deterministic')),
     _is_count: (
         'a whole number',
@@ -176,6 +186,9 @@ _KINDS: dict[Callable[[Any], bool], tuple[str, tuple[str, ...]]] = {
     ),
 }  # fmt: skip
 _KIND_OF = {path: (test, name) for test, (name, paths) in _KINDS.items() for path in paths}
+# Of every data set, those inside of wrappers, too.
+_KIND_IN_DATASET = {'data_root': _is_path, 'backend_args': _is_dict, 'metainfo': _is_dict}
+_NAMES = {_is_path: 'a path', _is_dict: 'a dict'}
 _MOST = 2**63  # what fits into an integer of PyTorch
 _MOST_SHOWN = 60  # characters of a value in a message
 
@@ -196,10 +209,20 @@ def check_structure(cfg: Mapping[str, Any]) -> None:
     for path, (test, name) in _KIND_OF.items():
         for found, value in _values_at(root, path.split('.')):
             if value is not None and not test(value):
-                raise ConfigError(f'{found} must be {name} in the config, got {_shown(value)}')
+                raise ConfigError(_wrong_kind(found, name, value))
+    for loader in _LOADERS:
+        _check_datasets(loader, (root.get(loader) or {}).get('dataset'))
     for keys, value in walk(root):
         if isinstance(value, int) and abs(value) >= _MOST:
             raise ConfigError(f'{".".join(map(str, keys))} in the config is too large a number')
+
+
+def _check_datasets(loader: str, dataset: Any) -> None:
+    for keys, part in datasets(dataset, (loader, 'dataset')):
+        for key, test in _KIND_IN_DATASET.items():
+            value = part.get(key)
+            if value is not None and not test(value):
+                raise ConfigError(_wrong_kind(dotted((*keys, key)), _NAMES[test], value))
 
 
 def _values_at(node: Any, path: list[str], found: str = '') -> Iterator[tuple[str, Any]]:
@@ -214,6 +237,10 @@ def _values_at(node: Any, path: list[str], found: str = '') -> Iterator[tuple[st
         items = {str(i): value for i, value in enumerate(node)}
     for key in items if path[0] == '*' else items.keys() & {path[0]}:
         yield from _values_at(items[key], path[1:], f'{found}.{key}' if found else str(key))
+
+
+def _wrong_kind(key: str, wanted: str, value: Any) -> str:
+    return f'{key} must be {wanted} in the config, got {_shown(value)}'
 
 
 def _shown(value: Any) -> str:

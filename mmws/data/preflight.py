@@ -75,24 +75,32 @@ def _problems_of(cfg: Config, split: str) -> 'Iterator[str]':
         if not _is_remote(dataset):
             yield from _dataset_problems(key, dataset, split, _scored(cfg, split))
         yield from _head_problems(cfg.get('model') or {}, dataset)
-    evaluators = cfg.get(f'{split}_evaluator') or {}
-    several = isinstance(evaluators, (list, tuple))
-    for i, evaluator in enumerate(evaluators if several else [evaluators]):
-        key = f'{split}_evaluator.{i}' if several else f'{split}_evaluator'
+    for key, evaluator in _evaluators(cfg, split):
         ann_file = evaluator.get('ann_file')
         if ann_file and not _is_remote(evaluator) and not _is_there(ann_file):
             yield _missing(ann_file, 'annotation file of the evaluator', f'{key}.ann_file')
 
 
+def _evaluators(cfg: Config, split: str) -> 'Iterator[tuple[str, dict]]':
+    """Yield the metrics of a split, each with its dotted key."""
+    key = f'{split}_evaluator'
+    evaluators = cfg.get(key) or {}
+    if isinstance(evaluators, dict) and 'metrics' in evaluators:
+        key, evaluators = f'{key}.metrics', evaluators['metrics']
+    if isinstance(evaluators, dict):
+        yield key, evaluators
+    else:
+        yield from ((f'{key}.{i}', e) for i, e in enumerate(evaluators) if isinstance(e, dict))
+
+
 def _scored(cfg: Config, split: str) -> 'set[str]':
     """Return what the metrics of a split score: ``'bbox'``, ``'segm'``, both or nothing."""
-    evaluators = cfg.get(f'{split}_evaluator') or {}
-    several = isinstance(evaluators, (list, tuple))
     found = set()
-    for evaluator in evaluators if several else [evaluators]:
+    for _, evaluator in _evaluators(cfg, split):
         if not evaluator.get('format_only'):
             metric = evaluator.get('metric') or ['bbox']
-            found |= {metric} if isinstance(metric, str) else set(metric)
+            metrics = metric if isinstance(metric, (list, tuple)) else [metric]
+            found |= {name for name in metrics if isinstance(name, str)}
     return found
 
 
@@ -355,7 +363,7 @@ def _is_remote(node: dict) -> bool:
 
 
 def _is_there(path: str) -> bool:
-    return '://' in path or os.path.exists(path)
+    return '://' in str(path) or os.path.exists(path)
 
 
 def _missing(path: str, what: str, key: str, wanted: str = '') -> str:

@@ -118,7 +118,7 @@ _KINDS: dict[Callable[[Any], bool], tuple[str, tuple[str, ...]]] = {
         (
             'model', *_LOADERS, 'train_cfg', 'val_cfg', 'test_cfg', 'optim_wrapper',
             'default_hooks', 'auto_scale_lr', 'randomness', 'env_cfg', 'env_cfg.dist_cfg',
-            'log_processor', 'custom_imports', 'optim_wrapper.paramwise_cfg',
+            'env_cfg.mp_cfg', 'log_processor', 'custom_imports', 'optim_wrapper.paramwise_cfg',
             *(f'{evaluator}.backend_args' for evaluator in _EVALUATORS),
         ),
     ),
@@ -135,7 +135,13 @@ _KINDS: dict[Callable[[Any], bool], tuple[str, tuple[str, ...]]] = {
     ),
     _is_schedule: ('a dict with a type, or a list of these', ('param_scheduler',)),
     _is_list_of_components: ('a list of dicts with a type', ('custom_hooks',)),
-    _is_text: ('a text', ('work_dir', 'load_from', 'default_scope', 'experiment_name')),
+    _is_text: (
+        'a text',
+        (
+            'work_dir', 'load_from', 'default_scope', 'experiment_name',
+            'env_cfg.mp_cfg.mp_start_method',
+        ),
+    ),
     _is_path: ('a path', tuple(f'{evaluator}.ann_file' for evaluator in _EVALUATORS)),
     _is_switch: ('True or False', ('resume', 'auto_scale_lr.enable', 'randomness.deterministic')),
     _is_count: (

@@ -95,7 +95,9 @@ def _is_component_or_list(value: Any) -> bool:
 
 
 def _is_evaluator(value: Any) -> bool:
-    return _is_component_or_list(value) or (_is_dict(value) and 'metrics' in value)
+    if _is_dict(value) and 'metrics' in value:
+        return _is_component_or_list(value['metrics'])
+    return _is_component_or_list(value)
 
 
 def _is_schedule(value: Any) -> bool:

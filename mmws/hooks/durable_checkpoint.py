@@ -149,9 +149,9 @@ class DurableCheckpointHook(CheckpointHook):
                 resume_from(runner, str(found.path))
 
     def before_train(self, runner: Runner) -> None:
-        super().before_train(runner)
         if hasattr(self, '_writer'):  # of an earlier training by the same runner
             return
+        super().before_train(runner)
         self._writer = CheckpointWriter(Path(runner.work_dir, LAST_CHECKPOINT))
         self._is_local = (
             self.backend_args is None
@@ -205,6 +205,7 @@ class DurableCheckpointHook(CheckpointHook):
         wanted = self.key_indicators if self.save_best and metrics else ()
         missing = [key for key in wanted if key != 'auto' and key not in metrics]
         if missing:
+            self.save_now(runner, runner.iter)
             raise ConfigError(
                 f'default_hooks.checkpoint.save_best names {missing[0]!r}, which the validation '
                 f'does not give: choose one of {", ".join(metrics)}, and go on with `resume`'

@@ -220,10 +220,10 @@ class _Signals:
             runner: Signals are handled only while a method of it runs, the outermost of those that
                 run now. ``None``: until :meth:`restore`.
         """
-        self.restore()
-        self.received = None
         if threading.current_thread() is not threading.main_thread():
             return
+        self.restore()
+        self.received = None
         _end_forked_processes_by_signals()
         self._train = None
         if runner is not None:
@@ -239,14 +239,19 @@ class _Signals:
         """Handle the signals as before :meth:`listen`."""
         while self._previous:
             number, handler = self._previous.popitem()
-            # None stands for a handler that was not installed from Python.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            if signal.getsignal(number) == self._on_signal:  # and nobody's since
+                # None stands for a handler that was not installed from Python.
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._train is not None and self._train not in _methods_of(self._runner(), frame):
             # The training has failed. MMEngine tells hooks only of a training that succeeds, so
             # the handlers are still those of this object.
             self.restore()
+            if signal.getsignal(number) == self._on_signal:  # it was put back by another training
+                is_interrupt = number == signal.SIGINT
+                default = signal.default_int_handler if is_interrupt else signal.SIG_DFL
+                signal.signal(number, default)
             signal.raise_signal(number)
             return
         now = time.monotonic()

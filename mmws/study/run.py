@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from numbers import Real
 from pathlib import Path
@@ -74,7 +75,7 @@ def run_study(
     while True:
         results = read_results(results_file)
         cells = all_cells(spec, best_rates(spec, results))
-        if not any(_is_named(c, only) for c in cells):
+        if not any(_may_be_named(c, only) for c in cells):
             names = ', '.join(dict.fromkeys(f'{c.task}/{c.form}' for c in cells))
             raise ValueError(f'no run of {spec.path} has {only!r} in its name; there are {names}')
         part = [c for c in cells if group_number(c, cells) % shard[1] == shard[0] - 1]
@@ -88,8 +89,16 @@ def run_study(
 
 
 def _is_named(cell: Cell, text: str) -> bool:
-    known = cell.name if cell.rate is not None else cell.task
-    return text in known or text in f'{cell.task}/{cell.form}'
+    return text in cell.name or text in f'{cell.task}/{cell.form}'
+
+
+def _may_be_named(cell: Cell, text: str) -> bool:
+    """Whether a run has a text in its name, or may have it once its learning rate is known."""
+    if cell.rate is not None:
+        return _is_named(cell, text)
+    any_rate = replace(cell, rate=0.0)
+    before, _, after = any_rate.name.partition('_rate0')
+    return _is_named(any_rate, text) or '_rate' in text or text in before or text in after
 
 
 def time_left(cells: Iterable[Cell], results: Iterable[Result]) -> float | None:

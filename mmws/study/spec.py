@@ -208,6 +208,12 @@ def read_spec(path: str | Path) -> Spec:
         if claim.rate != 'rule':
             _require_sweeps(claim, grid, f'study {path}: claims.{i}')
     for name, task in tasks.items():
+        images = task.search_images_per_step
+        if not isinstance(images, int) or images < 1:
+            raise ValueError(
+                f'study {path}: tasks.{name}.search_images_per_step must be a whole number of at '
+                f'least 1, got {images!r}'
+            )
         if not task.rates or min(task.rates) <= 0 or task.images < 1 or task.evaluations < 1:
             raise ValueError(f'study {path}: tasks.{name} needs rates above 0, images, evaluations')
     return Spec(Path(path), content['title'], tasks, forms, tuple(grid), tuple(claims))

@@ -240,6 +240,8 @@ class _Runs:
         self, twin: nn.Module, call: Callable[[], Any], layers: dict[str, nn.Module], part: bool
     ) -> None:
         before, _ = _outputs(call)
+        if not any(bool(tensor.isfinite().any()) for tensor in before):
+            raise ValueError('returns no finite floating-point numbers')
         difference, reached = self._compare(twin, call, layers, before)
         if not difference <= self.tolerance:
             changes = {
@@ -254,7 +256,7 @@ class _Runs:
             else:
                 self.culprits.update(culprits)
         self.difference = max(self.difference, difference)
-        self.compared += _finite(before)
+        self.compared += sum(tensor.numel() for tensor in before) - _not_finite(before)
         for name in reached:
             del self.unchecked[name]
 
@@ -273,7 +275,7 @@ class _Runs:
         with _without_eps(twin):
             bare, _ = _outputs(call)
             after, _ = _outputs(call, layers, self.factor)
-        if _finite(bare) < _finite(before):  # a variance of 0, and nothing left to compare
+        if _not_finite(bare) > _not_finite(before):  # a variance of 0: nothing is left to compare
             return difference, reached
         return min(difference, _difference(after, bare)), reached
 
@@ -316,8 +318,6 @@ def _outputs(
     tensors = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
     # Whole numbers, such as the nearest entry of a codebook, may turn on rounding.
     floating = [tensor.detach().double() for tensor in tensors if tensor.is_floating_point()]
-    if not _finite(floating):
-        raise ValueError('returns no finite floating-point numbers')
     return floating, reached
 
 
@@ -330,8 +330,8 @@ def _seeded(model: nn.Module, call: Callable[[], Any]) -> Any:
     return call()
 
 
-def _finite(tensors: list[Tensor]) -> int:
-    return sum(int(tensor.isfinite().sum()) for tensor in tensors)
+def _not_finite(tensors: list[Tensor]) -> int:
+    return sum(int((~tensor.isfinite()).sum()) for tensor in tensors)
 
 
 def _difference(after: list[Tensor], before: list[Tensor]) -> float:

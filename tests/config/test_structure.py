@@ -58,6 +58,8 @@ def test_a_sound_config_passes():
             dict(dataset=dict(type='C', datasets=[dict(type='B', backend_args=3)])),
             r'\.dataset\.datasets\.0\.backend_args must be a dict',
         ),
+        ('val_evaluator', dict(metrics=5), 'a dict with a type, or a list'),
+        ('val_evaluator', dict(type='Evaluator', metrics=None), 'a dict with a type, or a list'),
         ('env_cfg', dict(mp_cfg=[1]), r'\.mp_cfg must be a dict'),
         ('env_cfg', dict(mp_cfg=dict(mp_start_method={})), r'\.mp_start_method must be a text'),
         ('default_hooks.logger', 7, 'a dict with a type'),

@@ -75,10 +75,21 @@ def rising():
 def test_a_metric_that_the_validation_does_not_give_is_named_and_nothing_is_lost(tmp_path):
     # Bug: KeyError of MMEngine after the first validation.
     cfg = toy_config(tmp_path, length=9)
-    cfg.default_hooks.checkpoint.update(save_best='coco/segm_mAP', rule='greater')
+    cfg.default_hooks.checkpoint.update(save_best='coco/segm_mAP', rule='greater', interval=9)
     with pytest.raises(ConfigError, match=r"save_best names 'coco/segm_mAP'.* choose one of score"):
         run(cfg)
-    assert find_intact(tmp_path).path is not None
+    assert find_intact(tmp_path).path.name == 'iter_3.pth'
+
+
+def test_a_second_training_by_the_same_runner_writes_to_the_same_folder(tmp_path):
+    # Bug: MMEngine appends the name of the work directory once more.
+    cfg = toy_config(tmp_path / 'work', length=2, interval=1, val=False)
+    cfg.default_hooks.checkpoint.update(out_dir=str(tmp_path / 'out'), save_best=None)
+    runner = run(cfg)
+    runner.train_loop._iter = 0
+    runner.train()
+    assert names(tmp_path / 'out/work') == ['iter_1.pth', 'iter_2.pth']
+    assert not (tmp_path / 'out/work/work').exists()
 
 
 def test_a_full_disk_ends_the_training_and_keeps_what_is_whole(tmp_path, monkeypatch):

@@ -51,9 +51,12 @@ def raises_key_error(runner, data_batch):
 @pytest.fixture
 def sigint():
     """Ctrl-C raises KeyboardInterrupt, as in a terminal, whatever started this process."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize('trainings', [1, 2])
@@ -88,6 +91,25 @@ def test_a_training_that_failed_does_not_handle_the_signals_of_the_next(
     cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook.type != 'mmws.StopHook']
     with pytest.raises(KeyboardInterrupt):
         Runner.from_cfg(cfg).train()
+
+
+def test_handlers_of_others_are_left_alone(sigint):
+    # Bug: after two failed trainings that began again in turn, Ctrl-C recurses without an end.
+    first, second = _Signals(), _Signals()
+    runner = Training()
+    for signals in (first, second, first, second):
+        runner.train(signals)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    runner.train(first)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the user
+    first.restore()
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+class Training:
+    def train(self, signals):
+        signals.listen(self)
 
 
 def test_a_training_that_was_stopped_can_go_on_in_the_same_process(tmp_path, monkeypatch, sigint):

@@ -353,6 +353,20 @@ def test_outputs_without_a_number_are_no_evidence(rest):
         mmws.check_conversion(Nothing(mmws.ConvWS2d(3, 8, 1)), torch.rand(1, 3, 8, 8))
 
 
+def test_outputs_that_lose_their_numbers_fail_the_check():
+    # Bug: the model "cannot be run" where the scale makes NaN or leaves nothing.
+    class Root(nn.Sequential):
+        def forward(self, x):
+            size = super().forward(x).abs().mean()
+            return (2 * size.detach().clamp(max=self.size) - size).sqrt()
+
+    model = Root(mmws.ConvWS2d(3, 8, 1))
+    x = torch.rand(1, 3, 8, 8)
+    model.size = 1e9
+    model.size = float(model(x).square())
+    assert list(mmws.check_conversion(model, x).culprits) == ['0']
+
+
 def test_the_check_compares_what_an_untrained_detector_of_torchvision_finds():
     # Bug: none of its scores reaches its threshold, and so nothing was compared.
     detector = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn

@@ -51,9 +51,12 @@ def write_page(results: list[dict[str, Any]], path: Path) -> None:
         name = f'{result["library"]}: {result["model"]}'
         lines.append(f'| {name} | {result.get("stage", "")} | {failure(result)} |')
     partly = [result for result in results if result.get('unchecked')]
+    unknown = [r for r in results if r.get('convs') and 'holds' in r and 'unchecked' not in r]
     if partly:
         names = ', '.join(f'{r["library"]}: {r["model"]} ({r["unchecked"]})' for r in partly)
-        lines += ['', f'Layers that no run of the check reaches, with their number: {names}.']
+        lines += ['', f'Layers that the check says nothing about, with their number: {names}.']
+    if unknown:
+        lines += ['', f'Whether it reaches all layers was not recorded for {len(unknown)} models.']
     path.write_text('\n'.join([*lines, '']), encoding='utf-8')
 
 

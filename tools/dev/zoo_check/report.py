@@ -132,11 +132,14 @@ def _remaking(results: Iterable[dict[str, Any]]) -> str:
 
 
 def _unchecked(results: dict[str, dict[str, Any]]) -> str:
-    """Return which models have layers that no run of the check reaches."""
-    names = [name for name, result in results.items() if result.get('unchecked')]
-    if not names:
-        return ' The check reaches every converted layer.'
-    return f' The check does not reach all converted layers of {_names(names)}.'
+    """Return of how many models the check says nothing about some converted layers."""
+    converted = {name: r for name, r in results.items() if r.get('convs') and 'holds' in r}
+    unknown = [name for name, result in converted.items() if 'unchecked' not in result]
+    names = [name for name, result in converted.items() if result.get('unchecked')]
+    text = f' The check says nothing about some layers of {_names(names)}.' if names else ''
+    if unknown:
+        return f'{text} Whether it reaches all layers was not recorded for {len(unknown)} configs.'
+    return text or ' The check reaches every converted layer.'
 
 
 def _passed(result: dict[str, Any]) -> bool:

@@ -239,7 +239,8 @@ class _Signals:
         """Handle the signals as before :meth:`listen`."""
         while self._previous:
             number, handler = self._previous.popitem()
-            if signal.getsignal(number) == self._on_signal:  # and nobody's since
+            # A handler that somebody else has installed since then stays.
+            if signal.getsignal(number) == self._on_signal:
                 # None stands for a handler that was not installed from Python.
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -71,5 +72,5 @@ class PointCloudClassifier(Classifier):
     def scores(self, inputs: Tensor) -> Tensor:
         """Return the scores of the classes, (N, num_classes), of clouds (N, points, 3)."""
         count, points = inputs.shape[:2]
-        cloud = inputs.new_tensor(range(count)).long().repeat_interleave(points)
+        cloud = torch.arange(count, device=inputs.device).repeat_interleave(points)
         return self.network(inputs.flatten(0, 1), cloud)

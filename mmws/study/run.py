@@ -96,9 +96,10 @@ def _may_be_named(cell: Cell, text: str) -> bool:
     """Whether a run has a text in its name, or may have it once its learning rate is known."""
     if cell.rate is not None:
         return _is_named(cell, text)
-    any_rate = replace(cell, rate=0.0)
-    before, _, after = any_rate.name.partition('_rate0')
-    return _is_named(any_rate, text) or '_rate' in text or text in before or text in after
+    before, _, after = replace(cell, rate=0.0).name.partition('_rate0')
+    return any(text in part for part in (f'{cell.task}/{cell.form}', before, after)) or (
+        '_rate' in text
+    )
 
 
 def time_left(cells: Iterable[Cell], results: Iterable[Result]) -> float | None:

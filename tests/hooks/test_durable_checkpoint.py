@@ -83,13 +83,13 @@ def test_a_metric_that_the_validation_does_not_give_is_named_and_nothing_is_lost
 
 def test_a_second_training_by_the_same_runner_writes_to_the_same_folder(tmp_path):
     # Bug: MMEngine appends the name of the work directory once more.
-    cfg = toy_config(tmp_path / 'work', length=2, interval=1, val=False)
+    cfg = toy_config(tmp_path / 'run', length=2, interval=1, val=False)
     cfg.default_hooks.checkpoint.update(out_dir=str(tmp_path / 'out'), save_best=None)
     runner = run(cfg)
     runner.train_loop._iter = 0
     runner.train()
-    assert names(tmp_path / 'out/work') == ['iter_1.pth', 'iter_2.pth']
-    assert not (tmp_path / 'out/work/work').exists()
+    assert names(tmp_path / 'out/run') == ['iter_1.pth', 'iter_2.pth']
+    assert not (tmp_path / 'out/run/run').exists()
 
 
 def test_a_full_disk_ends_the_training_and_keeps_what_is_whole(tmp_path, monkeypatch):

@@ -265,7 +265,10 @@ class _Signals:
 def _methods_of(runner: Runner | None, frame: FrameType | None) -> Iterator[CodeType]:
     """Yield the code of the methods of ``runner`` that run in ``frame``, the innermost first."""
     while frame is not None:
-        if runner is not None and frame.f_locals.get('self') is runner:
+        # Before Python 3.13, a frame that is asked for its locals keeps them: ask no function that
+        # outlives the training and holds the runner.
+        is_method = frame.f_code.co_varnames[:1] == ('self',)
+        if runner is not None and is_method and frame.f_locals.get('self') is runner:
             yield frame.f_code
         frame = frame.f_back
 

@@ -23,6 +23,7 @@ def _find(root: object, path: str) -> Any:
 
 _transforms_active = _find(torch._C, '_are_functorch_transforms_active')
 _parse_key = _find(torch._C, '_dispatch_key_parse')
+_batched_key = None if _parse_key is None else _parse_key('Batched')
 _dispatch_keys = _find(torch._C, '_dispatch_keys')
 _is_jit_tracing = _find(torch._C, '_is_tracing')
 _graph_task = _find(torch._C, '_current_graph_task_id')
@@ -35,7 +36,7 @@ _is_compiling: Callable[[], bool] = getattr(torch.compiler, 'is_compiling', bool
 
 PRIVATE_NAMES = (
     '_transforms_active',
-    '_parse_key',
+    '_batched_key',
     '_dispatch_keys',
     '_is_jit_tracing',
     '_graph_task',
@@ -62,9 +63,9 @@ def transforms_active() -> bool:
 
 def is_batched(grad: Tensor) -> bool:
     """Whether this is a batch of gradients for ``is_grads_batched=True``; True if unknown."""
-    if _parse_key is None or _dispatch_keys is None:
+    if _batched_key is None or _dispatch_keys is None:
         return True
-    return _dispatch_keys(grad).has(_parse_key('Batched'))
+    return _dispatch_keys(grad).has(_batched_key)
 
 
 def dispatch_mode_active() -> bool:

@@ -173,11 +173,10 @@ def standardize_one(
     """Standardize the filters of one layer: the weight, its means (O, 1), and r (O)."""
     filters = rows.shape[0]
     n = rows.numel() // filters
-    constants = _constants(((filters, n),), eps, unbiased, scale, rows.dtype, rows.device)
+    constants = _constants(((1, n),), eps, unbiased, scale, rows.dtype, rows.device)
     out, mean, r = _group_norm(rows, filters, n, eps, unbiased, eps_inside)
-    r = r.view(filters)
-    out.view(filters, n).mul_(_factor(r, constants, eps_inside).view(filters, 1))
-    return out, mean, r
+    out.view(filters, n).mul_(_factor(r, constants, eps_inside))
+    return out, mean, r.view(filters)
 
 
 def standardize_one_backward(

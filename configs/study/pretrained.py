@@ -1,4 +1,4 @@
-"""The rivals of GN+WS where a backbone is pretrained: frozen BN, BN, BN with accumulated steps.
+"""The rivals of GN+WS from a pretrained backbone: frozen, accumulated and synchronized BN.
 
 python tools/make_digits.py --out data/digits
 python tools/train.py configs/study/digits_pretraining.py --work-dir work_dirs/pretrained_bn
@@ -6,7 +6,7 @@ python tools/train.py configs/study/digits_pretraining_gnws.py --work-dir work_d
 python tools/study.py configs/study/pretrained.py
 """
 
-title = 'GN+WS and its rivals from a pretrained backbone, at one image a step'
+title = 'GN+WS and its rivals from a pretrained backbone, one image a process'
 
 tasks = dict(
     instances=dict(
@@ -22,8 +22,14 @@ forms = {
     'BN': dict(),
     'BN, 8 steps accumulated': dict(config='digits_instances_accumulated_bn.py'),
     'GN+WS': dict(config='digits_instances_pretrained_gnws.py'),
+    'SyncBN, 2 processes': dict(config='digits_instances_syncbn.py', processes=2),
 }
-grid = [dict(task='instances', forms=tuple(forms), images_per_step=(1,))]
+_alone = ('BN, frozen', 'BN', 'BN, 8 steps accumulated', 'GN+WS')
+grid = [
+    dict(task='instances', forms=_alone, images_per_step=(1,)),
+    # Two processes show two images a step, however many each of them takes.
+    dict(task='instances', forms=('GN+WS', 'BN', 'SyncBN, 2 processes'), images_per_step=(2,)),
+]
 claims = [
     dict(
         text=f'GN+WS beats {rival}',
@@ -32,4 +38,18 @@ claims = [
         than=(rival, 1),
     )
     for rival in ('BN, frozen', 'BN', 'BN, 8 steps accumulated')
+]
+claims += [
+    dict(
+        text='GN+WS beats SyncBN at 2 images a step',
+        task='instances',
+        better=('GN+WS', 2),
+        than=('SyncBN, 2 processes', 2),
+    ),
+    dict(
+        text='GN+WS at 1 image beats SyncBN at 2',
+        task='instances',
+        better=('GN+WS', 1),
+        than=('SyncBN, 2 processes', 2),
+    ),
 ]

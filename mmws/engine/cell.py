@@ -1,4 +1,4 @@
-"""One run of a study: ``python -m mmws.engine.cell FOLDER`` trains ``FOLDER/config.py``.
+"""One run of a study: ``python -m mmws.engine.cell FOLDER PROCESSES`` trains ``FOLDER/config.py``.
 
 The folder gets ``outcome.json``: the evaluations, the reason if the training diverged, the median
 duration of a step in seconds, and the most memory of the process in MiB.
@@ -7,6 +7,7 @@ duration of a step in seconds, and the most memory of the process in MiB.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import statistics
 import sys
@@ -18,12 +19,14 @@ from mmws.hooks import DivergenceError
 from mmws.visualization.report import read_history
 
 from .cli import RUN_ERRORS, one_line_errors
+from .launch import run_torchrun, torchrun_arguments
 from .run import prepare, train
 
 
 def run_cell(folder: Path) -> dict[str, Any]:
     """Train ``folder/config.py`` and return the outcome."""
-    cfg = prepare(folder / 'config.py', work_dir=folder)
+    launcher = 'pytorch' if 'RANK' in os.environ else 'none'
+    cfg = prepare(folder / 'config.py', work_dir=folder, launcher=launcher)
     error = None
     try:
         train(cfg)
@@ -49,10 +52,14 @@ def _peak_mib() -> float:
 
 def main() -> None:
     """Train the folder that the command line names, and write the outcome."""
-    folder = Path(sys.argv[1])
+    folder, processes = Path(sys.argv[1]), int(sys.argv[2])
+    if processes > 1 and 'RANK' not in os.environ:
+        module = ['-m', 'mmws.engine.cell', *sys.argv[1:]]
+        sys.exit(run_torchrun([*torchrun_arguments(processes), *module]))
     with one_line_errors(ValueError, ImportError, *RUN_ERRORS):
         outcome = run_cell(folder)
-    write_durably(folder / 'outcome.json', json.dumps(outcome).encode())
+    if os.environ.get('RANK', '0') == '0':
+        write_durably(folder / 'outcome.json', json.dumps(outcome).encode())
 
 
 if __name__ == '__main__':

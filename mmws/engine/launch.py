@@ -110,13 +110,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.environ.setdefault('TORCH_DISABLE_SHARE_RDZV_TCP_STORE', '1')
         # SIGUSR1 is what Slurm sends with --signal before it takes the machine away.
         os.environ.setdefault('PET_SIGNALS_TO_HANDLE', 'SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1')
-        status = _run([*options, restarts, args.script, *args.arguments, '--launcher', 'pytorch'])
+        script = [args.script, *args.arguments, '--launcher', 'pytorch']
+        status = run_torchrun([*options, restarts, *script])
         if status_file.exists():
             status = int(status_file.read_text())
     sys.exit(status)
 
 
-def _run(arguments: Sequence[str]) -> int:
+def run_torchrun(arguments: Sequence[str]) -> int:
+    """Run torchrun in this process, until its processes have ended, and return its exit status."""
     try:
         torchrun(arguments)
     except SignalException as error:

@@ -60,7 +60,7 @@ def cell_config(spec: Spec, cell: Cell) -> str:
         norm=form.norm,
         hooks=[dict(type='mmws.WeightNormInitHook')] if form.init else [],
         seed=cell.seed,
-        images=cell.images_per_step,
+        images=cell.images_per_step // form.processes,
         updates=cell.updates,
         interval=max(1, cell.updates // task.evaluations),
         rate=cell.rate,

@@ -195,9 +195,7 @@ def _rates(spec: Spec, results: Mapping[Cell, Result]) -> Iterator[str]:
     )
     for task in dict.fromkeys(cell.task for cell in cells):
         rates = list(dict.fromkeys(spec.tasks[task].rates))
-        images = spec.tasks[task].search_images_per_step
-        at = f'{task}, {images} a step' if images > 1 else task
-        yield from ('', f'| {at} | {" | ".join(f"{rate:g}" for rate in rates)} |')
+        yield from ('', f'| {task} | {" | ".join(f"{rate:g}" for rate in rates)} |')
         yield '| --- |' + ' ---: |' * len(rates)
         for form in dict.fromkeys(cell.form for cell in cells if cell.task == task):
             row = []
@@ -208,7 +206,9 @@ def _rates(spec: Spec, results: Mapping[Cell, Result]) -> Iterator[str]:
                     value = value_of(results[cell], spec.tasks[task].metric)
                     text = 'diverged' if math.isinf(value) else f'{value:.3f}'
                 row.append(f'**{text}**' if rate == best[task, form] else text)
-            yield f'| {form} | ' + ' | '.join(row) + ' |'
+            images = tried[0].images_per_step
+            at = f', {images} a step' if images > 1 else ''
+            yield f'| {form}{at} | ' + ' | '.join(row) + ' |'
     yield ''
 
 

@@ -151,7 +151,8 @@ def run_cell(
     folder = work_dir / cell.name
     shutil.rmtree(folder, ignore_errors=True)  # what a run that was killed has left
     write_cell_config(spec, cell, folder)
-    command = [sys.executable, '-m', 'mmws.engine.cell', str(folder)]
+    processes = str(spec.forms[cell.form].processes)
+    command = [sys.executable, '-m', 'mmws.engine.cell', str(folder), processes]
     begin = time.monotonic()
     with (folder / 'output.txt').open('w', encoding='utf-8') as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
@@ -162,7 +163,10 @@ def run_cell(
             process.wait()
     if process.returncode:
         lines = (folder / 'output.txt').read_text(encoding='utf-8').strip().splitlines()
-        last = lines[-1].removeprefix('error: ') if lines else f'status {process.returncode}'
+        last = lines[-1] if lines else f'status {process.returncode}'
+        # Behind the error of a process, torchrun prints a report of its own.
+        last = next((line for line in reversed(lines) if line.startswith('error: ')), last)
+        last = last.removeprefix('error: ')
         raise RuntimeError(f'run {cell.name} failed: {last} (see {folder}/output.txt)')
     outcome = json.loads((folder / 'outcome.json').read_text(encoding='utf-8'))
     return _result(spec, cell, outcome, time.monotonic() - begin)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,12 +58,15 @@ class Form:
         init: Whether layers with Weight Normalization are initialised by the first batch.
         config: Config in place of the task's, for what is more than other layers: frozen norms,
             pretrained weights.
+        processes: Processes that train together and share the images of a step, as on so many GPUs.
+            They choose the learning rate with one image each, times that of one image.
     """
 
     conv: str | None = None
     norm: str | None = 'BN'
     init: bool = False
     config: str | None = None
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,8 @@ def read_spec(path: str | Path) -> Spec:
     forms = {n: _make(Form, f'forms.{n}', f, path) for n, f in content['forms'].items()}
     grid = [_make(Block, f'grid.{i}', b, path) for i, b in enumerate(content['grid'])]
     claims = [_make(Claim, f'claims.{i}', c, path) for i, c in enumerate(content.get('claims', ()))]
+    for name, form in forms.items():
+        _require_whole(form.processes, f'study {path}: forms.{name}.processes')
     for i, block in enumerate(grid):
         for name in block.forms:
             _require(name, forms, f'study {path}: grid.{i}.forms')
@@ -200,6 +206,12 @@ def read_spec(path: str | Path) -> Spec:
                 raise ValueError(f'study {path}: grid.{i}.{key} is empty')
         if min(block.images_per_step) < 1 or (block.updates is not None and block.updates < 1):
             raise ValueError(f'study {path}: grid.{i} has a number below 1')
+        for images, name in itertools.product(block.images_per_step, block.forms):
+            if images % forms[name].processes:
+                raise ValueError(
+                    f'study {path}: grid.{i} has {images} images per step, which the '
+                    f'{forms[name].processes} processes of {name} cannot share equally'
+                )
     for i, claim in enumerate(claims):
         _require(claim.task, tasks, f'study {path}: claims.{i}.task')
         for name, _ in (claim.better, claim.than):
@@ -208,12 +220,9 @@ def read_spec(path: str | Path) -> Spec:
         if claim.rate != 'rule':
             _require_sweeps(claim, grid, f'study {path}: claims.{i}')
     for name, task in tasks.items():
-        images = task.search_images_per_step
-        if not isinstance(images, int) or images < 1:
-            raise ValueError(
-                f'study {path}: tasks.{name}.search_images_per_step must be a whole number of at '
-                f'least 1, got {images!r}'
-            )
+        _require_whole(
+            task.search_images_per_step, f'study {path}: tasks.{name}.search_images_per_step'
+        )
         if not task.rates or min(task.rates) <= 0 or task.images < 1 or task.evaluations < 1:
             raise ValueError(f'study {path}: tasks.{name} needs rates above 0, images, evaluations')
     return Spec(Path(path), content['title'], tasks, forms, tuple(grid), tuple(claims))
@@ -222,6 +231,11 @@ def read_spec(path: str | Path) -> Spec:
 def _require(name: str, among: Mapping[str, Any], where: str) -> None:
     if name not in among:
         raise ValueError(f'{where} names {name!r}, which is none of {", ".join(among)}')
+
+
+def _require_whole(number: Any, where: str) -> None:
+    if not isinstance(number, int) or number < 1:
+        raise ValueError(f'{where} must be a whole number of at least 1, got {number!r}')
 
 
 def _require_sweeps(claim: Claim, grid: Sequence[Block], where: str) -> None:
@@ -264,17 +278,16 @@ def search_cells(spec: Spec) -> list[Cell]:
     for block in spec.grid:
         if block.rates is None:
             seed = seeds.setdefault(block.task, block.seeds[0])
-            cells += _search(block, spec.tasks[block.task], seed)
+            for form in block.forms:
+                cells += _search(spec, block.task, form, seed)
     return list(dict.fromkeys(cells))
 
 
-def _search(block: Block, task: Task, seed: int) -> list[Cell]:
-    images = task.search_images_per_step
-    return [
-        Cell(block.task, form, images, max(1, task.images // images), rate * images, seed)
-        for form in block.forms
-        for rate in task.rates
-    ]
+def _search(spec: Spec, name: str, form: str, seed: int) -> list[Cell]:
+    task = spec.tasks[name]
+    images = max(task.search_images_per_step, spec.forms[form].processes)
+    updates = max(1, task.images // images)
+    return [Cell(name, form, images, updates, rate * images, seed) for rate in task.rates]
 
 
 def all_cells(spec: Spec, best: Best) -> list[Cell]:

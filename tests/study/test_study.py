@@ -318,3 +318,50 @@ def test_a_small_grid_from_the_command_line(tmp_path):
     assert 'diverged' in (tmp_path / 'r.md').read_text()
     line = error_line(run_tool('study.py', spec, '--shard', '3/2', code=1))
     assert line == "error: --shard must be I/N with I from 1 to N, got '3/2'"
+
+
+def test_processes_share_the_images_of_a_step(tmp_path):
+    # Bug: each process takes all images of a step, or the rate is chosen for one image.
+    text = SPEC.replace("'WN': dict(", "'WN': dict(processes=4, ")
+    text = text.replace(
+        "forms=('BN', 'GN+WS'), images_per_step=(4,)", "forms=('WN',), images_per_step=(8,)"
+    )
+    spec = read_spec(write_spec(tmp_path, text))
+    search = [cell for cell in search_cells(spec) if cell.form == 'WN']
+    assert [(c.images_per_step, c.updates, c.rate) for c in search] == [(4, 4, 0.04), (4, 4, 0.08)]
+    cell = next(c for c in all_cells(spec, {('digits', 'WN'): 0.01}) if c.images_per_step == 8)
+    assert cell.rate == 0.08
+    assert 'train_dataloader = dict(batch_size=2,' in cell_config(spec, cell)
+    for bad, message in (
+        ('processes=3', '8 images per step, which the 3 processes of WN cannot share equally'),
+        ('processes=0', r'forms\.WN\.processes must be a whole number of at least 1, got 0'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_spec(write_spec(tmp_path, text.replace('processes=4', bad)))
+
+
+TWO_PROCESSES = """
+title = 'Two processes'
+tasks = dict(
+    digits=dict(title='Digits', config='{config}', metric='accuracy', images=8, rates=(0.01,))
+)
+forms = {{'SyncBN': dict(config='sync.py', processes=2)}}
+grid = [dict(task='digits', forms=('SyncBN',), images_per_step=(2,), seeds=(0,))]
+"""
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_two_processes_train_a_cell_with_synchronized_norms(tmp_path):
+    # Bug: each process trains for itself, and the results file has two lines or none.
+    base = CONFIGS / 'study' / 'digits_classification.py'
+    (tmp_path / 'sync.py').write_text(
+        f"_base_ = {str(base)!r}\nmodel = dict(backbone=dict(norm_cfg=dict(type='MMSyncBN')))\n"
+    )
+    spec = read_spec(write_spec(tmp_path, TWO_PROCESSES))
+    assert run_study(spec, tmp_path / 'r.jsonl', tmp_path / 'work') == 0
+    ((cell, result),) = read_results(tmp_path / 'r.jsonl').items()
+    assert (cell.images_per_step, cell.updates, cell.rate) == (2, 4, 0.02)
+    assert 0 <= result.metrics['accuracy'] <= 1
+    output = next((tmp_path / 'work').glob('*/*/*/output.txt')).read_text()
+    assert 'Distributed training: True' in output

@@ -84,6 +84,11 @@ def top_pack_hook() -> Callable[[Tensor], Any] | None:
     return None if hooks is None else hooks[0]
 
 
+def saved_by(node: Any, name: str) -> Any:
+    """Return an argument of the operation that a node of the graph stands for; None if unknown."""
+    return getattr(node, f'_saved_{name}', None)
+
+
 def storage_address(tensor: Tensor) -> int:
     """Return the address of the object that owns a tensor's memory."""
     storage = tensor.untyped_storage()

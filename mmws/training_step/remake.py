@@ -1,9 +1,10 @@
 """Values remade in the backward pass instead of kept from the forward pass.
 
 Autograd keeps the input of every convolution and norm. Many of them are cheap to compute from other
-kept tensors: the output of a norm and an activation from the input of the norm, the output of a 1×1
-convolution to at least twice the channels from its narrow input, a made weight from the stored one.
-Hooks for saved tensors put a recipe in place of such a tensor.
+kept tensors: the output of a norm and an activation from the input of the norm, a sum of such
+outputs, also if they were enlarged, as in a feature pyramid, the output of a 1×1 convolution to at
+least twice the channels from its narrow input, a made weight from the stored one. Hooks for saved
+tensors put a recipe in place of such a tensor.
 
 How a tensor is recognized: autograd saves it as a tensor object of its own, but with the same
 storage. So the recipe is found by storage, version, shape and strides. A storage is identified by
@@ -30,7 +31,13 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmws.compat.torch_private import autocast_dtype, is_tracing, storage_address, top_pack_hook
+from mmws.compat.torch_private import (
+    autocast_dtype,
+    is_tracing,
+    saved_by,
+    storage_address,
+    top_pack_hook,
+)
 from mmws.functional import apply, closed_form_applies
 from mmws.layers import GroupNorm, WeightFunctionMixin
 from mmws.layers.kinds import ConvKind
@@ -73,6 +80,13 @@ class _Known(NamedTuple):
     recipe: Recipe
 
 
+class _Result(NamedTuple):
+    """What a node of the graph has put out, and how it is remade."""
+
+    recipe: Recipe
+    dtype: torch.dtype
+
+
 _Place = tuple[int, int]
 """The address of a storage, and where in it a tensor begins: weights may share a storage."""
 
@@ -92,7 +106,7 @@ class RemakingPass:
         self.weights = weights
         self._known: dict[_Place, _Known] = {}
         self._boxes: dict[_Place, tuple[StorageWeakRef, list[weakref.ref[Box]]]] = {}
-        self._of_norms: list[Recipe] = []
+        self._results: list[_Result] = []
         self._weights: dict[nn.Module, Tensor] = {}
         self._pack_hook = self._pack
         self._hooks = saved_tensors_hooks(self._pack_hook, lambda stand_in: stand_in.value())
@@ -104,7 +118,7 @@ class RemakingPass:
         del self._hooks, self._pack_hook  # a cycle, which would keep the pass until a collection
         self._known.clear()
         self._boxes.clear()
-        self._of_norms.clear()
+        self._results.clear()
         self._weights.clear()
 
     def weight_of(self, layer: WeightFunctionMixin) -> Tensor | None:
@@ -139,7 +153,7 @@ class RemakingPass:
         Autocast would cast it out of sight, and autograd would keep the copy.
         """
         if isinstance(layer, CONSUMERS):
-            self._recognize_activation(x)
+            self._recognize(x)
         dtype = _dtype_under_autocast(layer, x)
         if dtype is None or dtype == x.dtype or not _has_storage(x) or not self._saves():
             return None
@@ -150,16 +164,46 @@ class RemakingPass:
             self._note(cast, Recipe(lambda x: x.to(dtype), self._ingredient(x), device=x.device))
         return cast
 
-    def _recognize_activation(self, x: Tensor) -> None:
-        """Note how the result of an activation behind a norm is remade."""
+    def _recognize(self, x: Tensor) -> None:
+        """Note how an activation, a sum or both behind norms are remade."""
         node = x.grad_fn
         activation = None if node is None else ACTIVATIONS.get(node.name())
-        if node is None or activation is None or not self._worthwhile(x):
+        if node is None or not (activation or node.name() in OPERATIONS):
             return
-        before: Any = node.next_functions[0][0]
-        owner, index = before.metadata.get(_KEY, (None, 0))
+        if not self._worthwhile(x):
+            return
+        result = self._result_of(node.next_functions[0][0] if activation else node, x.device)
+        if result is None or result.dtype != x.dtype:
+            return
+        recipe = result.recipe
+        if activation is not None:
+            recipe = Recipe(activation, recipe, device=x.device)
+        self._note(x, recipe)
+
+    def _result_of(self, node: Any, device: torch.device) -> _Result | None:
+        """Return the result of a norm, or of operations behind norms, None if it is unknown."""
+        if node is None:
+            return None
+        owner, index = node.metadata.get(_KEY, (None, 0))
         if owner == id(self):
-            self._note(x, Recipe(activation, self._of_norms[index], device=x.device))
+            return self._results[index]
+        operation = OPERATIONS.get(node.name())
+        function = None if operation is None else operation(node)
+        if function is None:
+            return None
+        parts = [self._result_of(before, device) for before, _ in node.next_functions]
+        known = [part for part in parts if part is not None]
+        # A sum in place has the dtype of its first summand, a remade one that of the larger.
+        if len(known) < len(parts) or len({part.dtype for part in known}) > 1:
+            return None
+        recipe = Recipe(function, *(part.recipe for part in known), device=device)
+        return self._add_result(node, known[0]._replace(recipe=recipe))
+
+    def _add_result(self, node: Any, result: _Result) -> _Result:
+        # An index instead of the recipe: nodes live as long as the loss, and tensors would, too.
+        node.metadata[_KEY] = id(self), len(self._results)
+        self._results.append(result)
+        return result
 
     def after_norm(self, norm: Any, args: tuple[Any, ...], out: Any) -> None:
         """Note how the output of a norm is remade from its input."""
@@ -171,9 +215,7 @@ class RemakingPass:
         if isinstance(norm, _BatchNorm):
             present += [norm.running_mean, norm.running_var]
         recipe = Recipe(function, self._ingredient(x), *(Kept(t) for t in present), device=x.device)
-        # An index instead of the recipe: nodes live as long as the loss, and tensors would, too.
-        out.grad_fn.metadata[_KEY] = id(self), len(self._of_norms)
-        self._of_norms.append(recipe)
+        self._add_result(out.grad_fn, _Result(recipe, out.dtype))
         self._note(out, recipe)
 
     def after_convolution(self, layer: Any, args: tuple[Any, ...], out: Any) -> None:
@@ -288,6 +330,24 @@ def _norm_function(norm: Any) -> Callable[..., Tensor] | None:
 
         return batch_norm
     return None
+
+
+def _add(node: Any) -> Callable[..., Tensor] | None:
+    return torch.add if saved_by(node, 'alpha') == 1 else None
+
+
+def _enlarge(node: Any) -> Callable[..., Tensor] | None:
+    size, *scales = (saved_by(node, name) for name in ('output_size', 'scales_h', 'scales_w'))
+    if size is None:
+        return None
+    return lambda x: torch.ops.aten.upsample_nearest2d(x, size, *scales)
+
+
+OPERATIONS: dict[str, Callable[[Any], Callable[..., Tensor] | None]] = {
+    'AddBackward0': _add,
+    'UpsampleNearest2DBackward0': _enlarge,
+}
+"""By the node in the graph, what returns the function of the node, None if it is not known."""
 
 
 def _dtype_under_autocast(layer: Any, x: Tensor) -> torch.dtype | None:

@@ -137,6 +137,99 @@ def test_norms_activations_and_wide_convolutions_are_not_kept(inplace):
         assert saved_bytes(model) <= images * pixels + parameters + 2000
 
 
+class Pyramid(nn.Module):
+    """Norms whose outputs are enlarged and added: a feature pyramid, a block with a downsample."""
+
+    def __init__(self, add=torch.add, memory_format=torch.contiguous_format, **enlarge):
+        super().__init__()
+        self.add, self.memory_format = add, memory_format
+        self.enlarge = enlarge or {'size': (16, 16)}
+        for name in ('fine', 'coarse', 'coarsest', 'main', 'shortcut'):
+            stride = {'coarse': 2, 'coarsest': 4}.get(name, 1)
+            conv = layers.ConvWS2d(3, 4, 3, padding=1, stride=stride)
+            setattr(self, name, nn.Sequential(conv, nn.GroupNorm(2, 4)))
+        self.out = nn.ModuleList(layers.ConvWS2d(4, 5, 3) for _ in range(4))
+
+    def up(self, x, size):
+        if 'scale_factor' in self.enlarge:
+            return F.interpolate(x, **self.enlarge)
+        return F.interpolate(x, **{**self.enlarge, 'size': size})
+
+    def forward(self, x):
+        x = x.contiguous(memory_format=self.memory_format)
+        coarse = self.add(self.coarse(x), self.up(self.coarsest(x), (8, 8)))
+        fine = self.add(self.fine(x), self.up(coarse, (16, 16)))
+        block = F.relu(self.add(self.main(x), self.shortcut(x)), inplace=True)
+        outs = [conv(y) for conv, y in zip(self.out, (fine, coarse, block, block))]
+        return torch.cat([out.flatten(1) for out in outs], 1)
+
+
+def add_in_place(a, b):
+    a += b
+    return a
+
+
+@pytest.mark.parametrize('amp', [False, True])
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        {'add': add_in_place},
+        {'add': lambda a, b: torch.add(a, b, alpha=2)},
+        {'add': lambda a, b: a + b + 1.0},
+        {'add': lambda a, b: a + b.mean((2, 3), keepdim=True)},
+        {'add': lambda a, b: a.bfloat16() + b},
+        {'memory_format': torch.channels_last},
+        {'memory_format': torch.channels_last, 'add': lambda a, b: a + b.contiguous()},
+        {'scale_factor': 2},
+        {'scale_factor': 2, 'mode': 'bilinear', 'align_corners': True},
+    ],
+)
+def test_sums_of_norms_are_bitwise_equal(options, amp):
+    # Bug: a sum is remade with another factor, size, dtype or layout than it had.
+    torch.manual_seed(0)
+    model = Pyramid(**options)
+    alone = copy.deepcopy(model)
+    TrainingStep(model, together=False, remake=True)
+    assert_bitwise(model, alone, amp=amp)
+
+
+class TwoNorms(nn.Module):
+    """An in-place sum of two norms, whose outputs differ in layout, and may differ in dtype."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.norm, self.other = nn.GroupNorm(3, 3), nn.GroupNorm(3, 3, dtype=dtype)
+        self.conv = nn.Conv2d(3, 5, 3)
+
+    def forward(self, x):
+        x = x.clone().requires_grad_()
+        out = self.norm(x)
+        x = x.contiguous(memory_format=torch.channels_last)
+        out += self.other(x.to(self.other.weight.dtype))
+        return self.conv(out)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_an_in_place_sum_keeps_its_layout_and_dtype(dtype):
+    # Bug: torch.add takes the layout or the dtype of the other summand.
+    torch.manual_seed(0)
+    model = TwoNorms(dtype)
+    alone = copy.deepcopy(model)
+    TrainingStep(model, together=False, remake=True)
+    assert_bitwise(model, alone)
+
+
+@pytest.mark.parametrize('add', [torch.add, add_in_place])
+def test_sums_of_norms_are_not_kept(add):
+    # The inputs of five norms remain: those of full, half and quarter size.
+    model = Pyramid(add)
+    with TrainingStep(model, remake=True):
+        parameters = sum(p.nbytes for p in model.parameters())
+        images = 3 + 4 * (1 + 1 + 1 + 1 / 4 + 1 / 16)
+        assert saved_bytes(model) <= images * 2 * 16 * 16 * 4 + parameters + 2000
+
+
 @pytest.mark.parametrize('use_reentrant', [True, False])
 def test_activation_checkpointing(use_reentrant):
     class Checkpointed(nn.Module):

@@ -11,7 +11,7 @@ tasks = dict(
         config='solids_dgcnn.py',
         metric='accuracy',
         images=1600,  # four epochs
-        rates=(0.001, 0.003, 0.01),
+        rates=(0.0001, 0.0003, 0.001, 0.003, 0.01),
         # Behind the maximum over points, BN has one value of each channel of a cloud.
         search_images_per_step=2,
         evaluations=2,

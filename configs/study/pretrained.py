@@ -6,7 +6,7 @@ python tools/train.py configs/study/digits_pretraining_gnws.py --work-dir work_d
 python tools/study.py configs/study/pretrained.py
 """
 
-title = 'GN+WS and its rivals from a pretrained backbone, one image a process'
+title = 'GN+WS and its rivals from a pretrained backbone'
 
 tasks = dict(
     instances=dict(
@@ -22,12 +22,12 @@ forms = {
     'BN': dict(),
     'BN, 8 steps accumulated': dict(config='digits_instances_accumulated_bn.py'),
     'GN+WS': dict(config='digits_instances_pretrained_gnws.py'),
-    'SyncBN, 2 processes': dict(config='digits_instances_syncbn.py', processes=2),
+    'SyncBN, 2 processes': dict(norm='SyncBN', processes=2),
 }
 _alone = ('BN, frozen', 'BN', 'BN, 8 steps accumulated', 'GN+WS')
 grid = [
     dict(task='instances', forms=_alone, images_per_step=(1,)),
-    # Two processes show two images a step, however many each of them takes.
+    # SyncBN trains with one image in each of two processes, the others with two in one.
     dict(task='instances', forms=('GN+WS', 'BN', 'SyncBN, 2 processes'), images_per_step=(2,)),
 ]
 claims = [

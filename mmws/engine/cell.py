@@ -1,7 +1,8 @@
 """One run of a study: ``python -m mmws.engine.cell FOLDER PROCESSES`` trains ``FOLDER/config.py``.
 
 The folder gets ``outcome.json``: the evaluations, the reason if the training diverged, the median
-duration of a step in seconds, and the most memory of the process in MiB.
+duration of a step in seconds, the most memory of the process in MiB, and its threads. Several
+processes train together, under torchrun, whose ranks run this module again.
 """
 
 from __future__ import annotations
@@ -14,13 +15,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+from mmengine.config import Config
+
+from mmws.compat.processes import end_with_parent
 from mmws.files import write_durably
 from mmws.hooks import DivergenceError
-from mmws.visualization.report import read_history
+from mmws.visualization.report import History, read_history
 
 from .cli import RUN_ERRORS, one_line_errors
-from .launch import run_torchrun, torchrun_arguments
+from .distributed import check_process_count
+from .launch import run_module
 from .run import prepare, train
+
+OUTCOME = 'outcome.json'
 
 
 def run_cell(folder: Path) -> dict[str, Any]:
@@ -35,13 +43,14 @@ def run_cell(folder: Path) -> dict[str, Any]:
     try:
         history = read_history(folder)
     except FileNotFoundError:  # diverged before the first line of the log
-        return dict(evaluations=[], error=error, seconds_per_step=None, peak_mib=_peak_mib())
+        history = History([], [])
     times = [record['time'] for record in history.train if 'time' in record]
     return dict(
         evaluations=history.evaluations,
         error=error,
         seconds_per_step=statistics.median(times) if times else None,
         peak_mib=_peak_mib(),
+        threads=torch.get_num_threads(),
     )
 
 
@@ -50,16 +59,29 @@ def _peak_mib() -> float:
     return kibibytes / (2**20 if sys.platform == 'darwin' else 2**10)
 
 
+def train_together(folder: Path, processes: int) -> int:
+    """Let so many ranks run this module, and return the exit status."""
+    check_process_count(processes)
+    Config().pretty_text  # noqa: B018  (see mmws.engine.launch: YAPF writes its cache now)
+    status = run_module(processes, 'mmws.engine.cell', str(folder), str(processes))
+    outcome = folder / OUTCOME
+    diverged = outcome.exists() and json.loads(outcome.read_text())['error']
+    return 0 if diverged else status
+
+
 def main() -> None:
     """Train the folder that the command line names, and write the outcome."""
     folder, processes = Path(sys.argv[1]), int(sys.argv[2])
-    if processes > 1 and 'RANK' not in os.environ:
-        module = ['-m', 'mmws.engine.cell', *sys.argv[1:]]
-        sys.exit(run_torchrun([*torchrun_arguments(processes), *module]))
+    end_with_parent(os.getppid())
+    rank = int(os.environ['RANK']) if processes > 1 and 'RANK' in os.environ else None
     with one_line_errors(ValueError, ImportError, *RUN_ERRORS):
+        if processes > 1 and rank is None:
+            sys.exit(train_together(folder, processes))
         outcome = run_cell(folder)
-    if os.environ.get('RANK', '0') == '0':
-        write_durably(folder / 'outcome.json', json.dumps(outcome).encode())
+    if outcome['error'] or not rank:
+        write_durably(folder / OUTCOME, json.dumps(outcome).encode())
+    if outcome['error'] and rank is not None:
+        sys.exit(1)  # torchrun ends the other ranks, which may wait for this one
 
 
 if __name__ == '__main__':

@@ -111,14 +111,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         # SIGUSR1 is what Slurm sends with --signal before it takes the machine away.
         os.environ.setdefault('PET_SIGNALS_TO_HANDLE', 'SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1')
         script = [args.script, *args.arguments, '--launcher', 'pytorch']
-        status = run_torchrun([*options, restarts, *script])
+        status = _run([*options, restarts, *script])
         if status_file.exists():
             status = int(status_file.read_text())
     sys.exit(status)
 
 
-def run_torchrun(arguments: Sequence[str]) -> int:
-    """Run torchrun in this process, until its processes have ended, and return its exit status."""
+def run_module(num_processes: int, module: str, *arguments: str) -> int:
+    """Run a module in several processes of this machine alone, and return the exit status."""
+    machine = ['--standalone', '--nnodes=1', f'--nproc_per_node={num_processes}']
+    return _run([*machine, '-m', module, *arguments])
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         torchrun(arguments)
     except SignalException as error:

@@ -18,6 +18,7 @@ from mmws.checkpoints.intact import all_finite, check_finite, first_nonfinite
 from mmws.compat.mmengine_private import loads_from
 from mmws.data.positions import random_state_kept
 from mmws.registry import HOOKS
+from mmws.surgery.libraries import loaded_classes
 
 # With mixed precision, PyTorch skips updates whose gradients overflow, and lowers the loss scale.
 _MOST_OVERFLOWS_IN_A_ROW = 100
@@ -227,8 +228,11 @@ def _first_layer(model: Any, batch: Any) -> str:
     buffer = first_nonfinite(dict(model.named_buffers()))
     if buffer is not None:
         return f'buffer {buffer}'
-    distributed = get_world_size() > 1
-    if distributed and any(isinstance(m, nn.SyncBatchNorm) for m in model.modules()):
+    synchronized: tuple[type, ...] = (
+        nn.SyncBatchNorm,
+        *loaded_classes('mmcv.ops', 'SyncBatchNorm'),
+    )
+    if get_world_size() > 1 and any(isinstance(m, synchronized) for m in model.modules()):
         return 'unknown (a forward pass of one rank alone would wait for the others)'
     found: list[str] = []
     handles = [

@@ -29,8 +29,9 @@ def InForm(
     Args:
         model: Config of the model with plain convolutions and Batch Normalization.
         conv: As for :func:`mmws.convert`.
-        norm: As for :func:`mmws.convert`; ``'BN'`` leaves the norms. None removes them, and gives
-            the layers before them a bias.
+        norm: As for :func:`mmws.convert`; ``'BN'`` leaves the norms, ``'SyncBN'`` takes their
+            statistics over all processes. None removes them, and gives the layers before them a
+            bias.
         **settings: Merged into ``model``. MMEngine's Runner puts the ``data_preprocessor`` of a
             config here, if the config has it outside of its model as MMPretrain's do.
 
@@ -47,11 +48,28 @@ def InForm(
     if without_both:
         conv = 'WN'
     has_norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in built.modules())
-    if has_norms and (conv is not None or norm != 'BN'):
-        convert(built, conv, None if norm == 'BN' else norm)
+    batch_norm = norm in ('BN', 'SyncBN')
+    if has_norms and not (conv is None and batch_norm):
+        convert(built, conv, None if batch_norm else norm)
+    if norm == 'SyncBN':
+        built = _synchronize_norms(built)
     if norm is None:
         _remove_norms(built)
     return fold(built) if without_both else built
+
+
+def _synchronize_norms(model: nn.Module) -> nn.Module:
+    if torch.cuda.is_available():
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    from mmcv.ops import SyncBatchNorm  # PyTorch's runs on GPUs only
+
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.modules.batchnorm._BatchNorm):
+                layer = SyncBatchNorm(child.num_features, child.eps, child.momentum, child.affine)
+                layer.load_state_dict(child.state_dict(), strict=False)  # it counts no batches
+                setattr(module, name, layer)
+    return model
 
 
 def _remove_norms(model: nn.Module) -> None:

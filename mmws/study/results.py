@@ -36,7 +36,8 @@ class Result:
         peak_mib: The most memory that the process took, in MiB.
         command: What repeats the run.
         versions: Of Python and the libraries.
-        threads: Threads of PyTorch.
+        threads: Threads of PyTorch in each process.
+        processes: Processes that trained together.
     """
 
     task: str
@@ -56,6 +57,7 @@ class Result:
     peak_mib: float | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     threads: int | None = None
+    processes: int = 1
 
     @property
     def cell(self) -> Cell:

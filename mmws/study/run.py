@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import shlex
 import shutil
@@ -17,8 +18,6 @@ from importlib.metadata import PackageNotFoundError, version
 from numbers import Real
 from pathlib import Path
 from typing import TextIO
-
-import torch
 
 from .cell_config import write_cell_config
 from .results import Result, append_result, best_rates, group_number, read_results
@@ -35,6 +34,10 @@ _PACKAGES = (
     'mmsegmentation',
     'onedl-mmsegmentation',
 )
+_OF_LAUNCHERS = (
+    'RANK', 'LOCAL_RANK', 'GROUP_', 'ROLE_', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'MASTER_', 'PET_',
+    'TORCHELASTIC_',
+)  # fmt: skip
 
 
 def run_study(
@@ -153,9 +156,11 @@ def run_cell(
     write_cell_config(spec, cell, folder)
     processes = str(spec.forms[cell.form].processes)
     command = [sys.executable, '-m', 'mmws.engine.cell', str(folder), processes]
+    # An outer job, such as one of torchrun, describes its own processes by these variables.
+    own = {name: text for name, text in os.environ.items() if not name.startswith(_OF_LAUNCHERS)}
     begin = time.monotonic()
     with (folder / 'output.txt').open('w', encoding='utf-8') as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=own)
         try:
             _watch(process, cell, state, screen)
         finally:
@@ -163,10 +168,9 @@ def run_cell(
             process.wait()
     if process.returncode:
         lines = (folder / 'output.txt').read_text(encoding='utf-8').strip().splitlines()
-        last = lines[-1] if lines else f'status {process.returncode}'
-        # Behind the error of a process, torchrun prints a report of its own.
-        last = next((line for line in reversed(lines) if line.startswith('error: ')), last)
-        last = last.removeprefix('error: ')
+        # After the error of a rank, torchrun prints a report that does not say what it was.
+        errors = [line for line in lines if line.startswith('error: ') and processes != '1']
+        last = (errors or lines or [f'status {process.returncode}'])[-1].removeprefix('error: ')
         raise RuntimeError(f'run {cell.name} failed: {last} (see {folder}/output.txt)')
     outcome = json.loads((folder / 'outcome.json').read_text(encoding='utf-8'))
     return _result(spec, cell, outcome, time.monotonic() - begin)
@@ -209,7 +213,8 @@ def _result(spec: Spec, cell: Cell, outcome: Mapping, seconds: float) -> Result:
         peak_mib=outcome['peak_mib'],
         command=_command(spec, cell),
         versions=_versions(),
-        threads=torch.get_num_threads(),
+        threads=outcome['threads'],
+        processes=form.processes,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,13 +54,14 @@ class Form:
     Args:
         conv: As for :func:`mmws.convert`; None leaves convolutions plain. ``'WN'`` reaches
             recurrent layers, too.
-        norm: As for :func:`mmws.convert`; ``'BN'`` leaves Batch Normalization, and None removes it
-            and gives the convolutions before it a bias.
+        norm: As for :func:`mmws.convert`; ``'BN'`` leaves Batch Normalization, ``'SyncBN'`` takes
+            its statistics over all processes, and None removes it and gives the convolutions before
+            it a bias.
         init: Whether layers with Weight Normalization are initialised by the first batch.
         config: Config in place of the task's, for what is more than other layers: frozen norms,
             pretrained weights.
         processes: Processes that train together and share the images of a step, as on so many GPUs.
-            They choose the learning rate with one image each, times that of one image.
+            In the search for a learning rate, each process takes one image.
     """
 
     conv: str | None = None
@@ -285,7 +287,8 @@ def search_cells(spec: Spec) -> list[Cell]:
 
 def _search(spec: Spec, name: str, form: str, seed: int) -> list[Cell]:
     task = spec.tasks[name]
-    images = max(task.search_images_per_step, spec.forms[form].processes)
+    processes = spec.forms[form].processes
+    images = math.ceil(task.search_images_per_step / processes) * processes
     updates = max(1, task.images // images)
     return [Cell(name, form, images, updates, rate * images, seed) for rate in task.rates]
 

@@ -76,7 +76,7 @@ cfg = Config(dict(
                           sampler=dict(type='DefaultSampler', shuffle=True)),
     train_cfg=dict(by_epoch=False, max_iters=1),
     optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
-    custom_hooks=[dict(type='Fails'), dict(type='mmws.StopHook')],
+    custom_hooks=[dict(type='Fails')],
     default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1)),
 ))
 with cli.one_line_errors(ValueError):

@@ -28,6 +28,22 @@ def kinds(model, *bases):
     return {type(m) for m in model.modules() if isinstance(m, bases)}
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch's SyncBatchNorm is taken on GPUs")
+def test_synchronized_norms_begin_as_those_of_batch_norm(tmp_path):
+    # Bug: MMCV's layer draws random numbers when it is built, and other filters follow.
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1
+    )
+    try:
+        plain, model = build(CONFIG, None, 'BN'), build(CONFIG, None, 'SyncBN')
+        assert not kinds(model, BN)
+        images = torch.randn(2, 3, 32, 32)
+        expected, found = (m.train()(images) for m in (plain, model))
+        torch.testing.assert_close(found, expected)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 @pytest.mark.parametrize(
     ('conv', 'norm', 'convs', 'norms'),
     [

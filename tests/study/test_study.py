@@ -343,25 +343,38 @@ def test_processes_share_the_images_of_a_step(tmp_path):
 TWO_PROCESSES = """
 title = 'Two processes'
 tasks = dict(
-    digits=dict(title='Digits', config='{config}', metric='accuracy', images=8, rates=(0.01,))
+    digits=dict(title='Digits', config='{config}', metric='accuracy', images=8, rates=({rate},))
 )
-forms = {{'SyncBN': dict(config='sync.py', processes=2)}}
+forms = {{'SyncBN': dict(norm='SyncBN', processes=2)}}
 grid = [dict(task='digits', forms=('SyncBN',), images_per_step=(2,), seeds=(0,))]
 """
 
 
 @pytest.mark.e2e
 @pytest.mark.slow
-def test_two_processes_train_a_cell_with_synchronized_norms(tmp_path):
-    # Bug: each process trains for itself, and the results file has two lines or none.
-    base = CONFIGS / 'study' / 'digits_classification.py'
-    (tmp_path / 'sync.py').write_text(
-        f"_base_ = {str(base)!r}\nmodel = dict(backbone=dict(norm_cfg=dict(type='MMSyncBN')))\n"
-    )
-    spec = read_spec(write_spec(tmp_path, TWO_PROCESSES))
+def test_two_processes_train_a_cell_with_synchronized_norms(tmp_path, monkeypatch):
+    # Bug: each process trains for itself, or an outer job is joined.
+    for name, value in {'RANK': '1', 'WORLD_SIZE': '3', 'LOCAL_RANK': '1'}.items():
+        monkeypatch.setenv(name, value)
+    spec = read_spec(write_spec(tmp_path, TWO_PROCESSES, rate=0.01))
     assert run_study(spec, tmp_path / 'r.jsonl', tmp_path / 'work') == 0
-    ((cell, result),) = read_results(tmp_path / 'r.jsonl').items()
-    assert (cell.images_per_step, cell.updates, cell.rate) == (2, 4, 0.02)
-    assert 0 <= result.metrics['accuracy'] <= 1
-    output = next((tmp_path / 'work').glob('*/*/*/output.txt')).read_text()
-    assert 'Distributed training: True' in output
+    (line,) = (tmp_path / 'r.jsonl').read_text().splitlines()
+    result = json.loads(line)
+    assert (result['images_per_step'], result['updates'], result['rate']) == (2, 4, 0.02)
+    assert (result['processes'], result['norm'], result['threads']) == (2, 'SyncBN', 1)
+    assert 0 <= result['metrics']['accuracy'] <= 1
+    (output,) = (tmp_path / 'work').glob('*/*/*/output.txt')
+    assert 'GPU number: 2' in output.read_text()
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_two_processes_that_diverge_are_a_result_and_a_failure_names_its_cause(tmp_path):
+    # Bug: a diverged rank ends the study, or the reason of a failure is a line of torchrun's.
+    spec = read_spec(write_spec(tmp_path, TWO_PROCESSES, rate=1e30))
+    assert run_study(spec, tmp_path / 'r.jsonl', tmp_path / 'work') == 0
+    (result,) = read_results(tmp_path / 'r.jsonl').values()
+    assert 'diverged' in result.error
+    task = replace(spec.tasks['digits'], config='missing.py')
+    with pytest.raises(RuntimeError, match=r'failed: .*missing\.py'):
+        run_study(replace(spec, tasks={'digits': task}), tmp_path / 'q.jsonl', tmp_path)

@@ -21,9 +21,16 @@ def _find(root: object, path: str) -> Any:
     return root
 
 
+def _dispatch_key(name: str) -> Any:
+    parse = _find(torch._C, '_dispatch_key_parse')
+    try:
+        return None if parse is None else parse(name)
+    except RuntimeError:  # no key has this name
+        return None
+
+
 _transforms_active = _find(torch._C, '_are_functorch_transforms_active')
-_parse_key = _find(torch._C, '_dispatch_key_parse')
-_batched_key = None if _parse_key is None else _parse_key('Batched')
+_batched_key = _dispatch_key('Batched')
 _dispatch_keys = _find(torch._C, '_dispatch_keys')
 _is_jit_tracing = _find(torch._C, '_is_tracing')
 _graph_task = _find(torch._C, '_current_graph_task_id')
@@ -84,9 +91,11 @@ def top_pack_hook() -> Callable[[Tensor], Any] | None:
     return None if hooks is None else hooks[0]
 
 
-def saved_by(node: Any, name: str) -> Any:
-    """Return an argument of the operation that a node of the graph stands for; None if unknown."""
-    return getattr(node, f'_saved_{name}', None)
+def saved_by(node: Any, *names: str) -> tuple[Any, ...] | None:
+    """Return arguments of the operation that a node of the graph stands for; None if unknown."""
+    names = tuple(f'_saved_{name}' for name in names)
+    known = all(hasattr(node, name) for name in names)
+    return tuple(getattr(node, name) for name in names) if known else None
 
 
 def storage_address(tensor: Tensor) -> int:

@@ -85,7 +85,8 @@ def _caller(name: str) -> Callable[..., list[Tensor]]:
 
     def call(tensors: list[Tensor], *args: Any) -> list[Tensor]:
         # The dispatcher takes time to carry lists of tensors from Python to Python, 2 % of a step
-        # of a small model, so only who watches it, such as fake tensors, sees the operator.
+        # of a small model. So the operator is called only while a dispatch mode is active, such as
+        # that of fake tensors.
         if dispatch_mode_active():
             return operator(tensors, *args)
         return (on_gpu if tensors[0].is_cuda else on_cpu)(tensors, *args)
@@ -102,7 +103,7 @@ normalize_backward = _caller('normalize_backward')
 def standardize_one(rows: Tensor, *options: Any) -> tuple[Tensor, ...]:
     """Do :func:`standardize` for one layer without gain and shift, in the dtype of its rows.
 
-    It takes less than half the time of lists, which counts for the filters of one small layer.
+    It takes less than half the time of a call with lists.
     """
     if not dispatch_mode_active():
         return aten.standardize_one(rows, *options)

@@ -34,12 +34,17 @@ class Recipe:
     """How a value is computed from its ingredients, and the value while it is in use."""
 
     def __init__(
-        self, function: Callable[..., Tensor], *ingredients: Kept | Recipe, device: torch.device
+        self,
+        function: Callable[..., Tensor],
+        *ingredients: Kept | Recipe,
+        device: torch.device,
+        replay_autocast: bool = True,
     ) -> None:
         self._function = function
         self._ingredients = ingredients
         self._device_type = device.type
-        self._autocast = autocast_dtype(device.type)
+        self._autocast = autocast_dtype(device.type) if replay_autocast else None
+        self.strides: tuple[int, ...] | None = None  # of the value in the forward pass
         self._value: Tensor | None = None
         self.users = 0  # slots of the graph that stand for the value
 
@@ -53,6 +58,8 @@ class Recipe:
         )
         with torch.no_grad(), autocast:  # the backward pass runs in another state
             value = self._function(*ingredients)
+            if self.strides is not None and value.stride() != self.strides:
+                value = value.new_empty_strided(value.shape, self.strides).copy_(value)
         if self.users:
             self._value = value
         return value

@@ -34,7 +34,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmws.compat.torch_private import (
     autocast_dtype,
     is_tracing,
-    saved_by,
     storage_address,
     top_pack_hook,
 )
@@ -44,6 +43,7 @@ from mmws.layers.kinds import ConvKind
 from mmws.layers.source import WeightSource, active
 
 from .recipes import Box, Kept, Recipe, Slot
+from .results import OPERATIONS, Results
 from .together import half_dtype
 
 CONSUMERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.modules.conv._ConvTransposeNd)
@@ -64,8 +64,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 MIN_BYTES = 2**16
 """Smaller values are kept: looking after them takes longer than remaking them saves."""
 
-_KEY = 'mmws.remake'
-
 WIDENING = 2
 """A 1×1 convolution is remade if its output has at least this many times its input's channels."""
 
@@ -76,15 +74,9 @@ class _Known(NamedTuple):
     storage: StorageWeakRef
     version: int
     dtype: torch.dtype
-    numel: int
+    shape: torch.Size
+    strides: tuple[int, ...]
     recipe: Recipe
-
-
-class _Result(NamedTuple):
-    """What a node of the graph has put out, and how it is remade."""
-
-    recipe: Recipe
-    dtype: torch.dtype
 
 
 _Place = tuple[int, int]
@@ -106,7 +98,7 @@ class RemakingPass:
         self.weights = weights
         self._known: dict[_Place, _Known] = {}
         self._boxes: dict[_Place, tuple[StorageWeakRef, list[weakref.ref[Box]]]] = {}
-        self._results: list[_Result] = []
+        self._results = Results()
         self._weights: dict[nn.Module, Tensor] = {}
         self._pack_hook = self._pack
         self._hooks = saved_tensors_hooks(self._pack_hook, lambda stand_in: stand_in.value())
@@ -170,40 +162,17 @@ class RemakingPass:
         activation = None if node is None else ACTIVATIONS.get(node.name())
         if node is None or not (activation or node.name() in OPERATIONS):
             return
-        if not self._worthwhile(x):
+        if not self._worthwhile(x) or self._find(x) is not None:
             return
-        result = self._result_of(node.next_functions[0][0] if activation else node, x.device)
+        result = self._results.of(node.next_functions[0][0] if activation else node, x.device)
         if result is None or result.dtype != x.dtype:
             return
-        recipe = result.recipe
         if activation is not None:
-            recipe = Recipe(activation, recipe, device=x.device)
-        self._note(x, recipe)
-
-    def _result_of(self, node: Any, device: torch.device) -> _Result | None:
-        """Return the result of a norm, or of operations behind norms, None if it is unknown."""
-        if node is None:
-            return None
-        owner, index = node.metadata.get(_KEY, (None, 0))
-        if owner == id(self):
-            return self._results[index]
-        operation = OPERATIONS.get(node.name())
-        function = None if operation is None else operation(node)
-        if function is None:
-            return None
-        parts = [self._result_of(before, device) for before, _ in node.next_functions]
-        known = [part for part in parts if part is not None]
-        # A sum in place has the dtype of its first summand, a remade one that of the larger.
-        if len(known) < len(parts) or len({part.dtype for part in known}) > 1:
-            return None
-        recipe = Recipe(function, *(part.recipe for part in known), device=device)
-        return self._add_result(node, known[0]._replace(recipe=recipe))
-
-    def _add_result(self, node: Any, result: _Result) -> _Result:
-        # An index instead of the recipe: nodes live as long as the loss, and tensors would, too.
-        node.metadata[_KEY] = id(self), len(self._results)
-        self._results.append(result)
-        return result
+            result = result.after(Recipe(activation, result.recipe, device=x.device))
+        _, boxes = self._boxes.get(_place(x), (None, []))
+        saved = any(box is not None and box.version == x._version for box in (b() for b in boxes))
+        if result.is_unchanged(x, storage_address(x), saved):
+            self._note(x, result.recipe)
 
     def after_norm(self, norm: Any, args: tuple[Any, ...], out: Any) -> None:
         """Note how the output of a norm is remade from its input."""
@@ -215,7 +184,7 @@ class RemakingPass:
         if isinstance(norm, _BatchNorm):
             present += [norm.running_mean, norm.running_var]
         recipe = Recipe(function, self._ingredient(x), *(Kept(t) for t in present), device=x.device)
-        self._add_result(out.grad_fn, _Result(recipe, out.dtype))
+        self._results.add_norm(out, storage_address(out), recipe)
         self._note(out, recipe)
 
     def after_convolution(self, layer: Any, args: tuple[Any, ...], out: Any) -> None:
@@ -264,19 +233,26 @@ class RemakingPass:
 
     def _ingredient(self, tensor: Tensor) -> Kept | Recipe:
         known = self._find(tensor)
-        return Kept(tensor) if known is None else known
+        if known is None:
+            return Kept(tensor)
+        view = tensor.shape, tensor.stride()
+        if view == (known.shape, known.strides):
+            return known.recipe
+        return Recipe(lambda x: x.as_strided(*view), known.recipe, device=tensor.device)
 
-    def _find(self, tensor: Tensor) -> Recipe | None:
+    def _find(self, tensor: Tensor) -> _Known | None:
+        """Return what is known of the memory of a tensor, which may be a view of what is remade."""
         known = self._known.get(_place(tensor))
         if known is None or known.version != tensor._version or known.dtype != tensor.dtype:
             return None
-        return known.recipe if tensor.numel() <= known.numel else None
+        return known if tensor.numel() <= known.shape.numel() else None
 
     def _note(self, tensor: Tensor, recipe: Recipe) -> None:
         place = _place(tensor)
         reference = StorageWeakRef(tensor.untyped_storage())
+        recipe.strides = tensor.stride()
         self._known[place] = _Known(
-            reference, tensor._version, tensor.dtype, tensor.numel(), recipe
+            reference, tensor._version, tensor.dtype, tensor.shape, recipe.strides, recipe
         )
         _, boxes = self._boxes.pop(place, (None, []))
         for box in (reference() for reference in boxes):
@@ -287,9 +263,9 @@ class RemakingPass:
     def _pack(self, tensor: Tensor) -> Box | Slot:
         if type(tensor) is not Tensor or not _has_storage(tensor):  # such as a parameter
             return Box(tensor)
-        recipe = self._find(tensor)
-        if recipe is not None:
-            return Slot(recipe, tensor)
+        known = self._find(tensor)
+        if known is not None:
+            return Slot(known.recipe, tensor)
         box = Box(tensor)
         place = _place(tensor)
         if place not in self._boxes:
@@ -330,24 +306,6 @@ def _norm_function(norm: Any) -> Callable[..., Tensor] | None:
 
         return batch_norm
     return None
-
-
-def _add(node: Any) -> Callable[..., Tensor] | None:
-    return torch.add if saved_by(node, 'alpha') == 1 else None
-
-
-def _enlarge(node: Any) -> Callable[..., Tensor] | None:
-    size, *scales = (saved_by(node, name) for name in ('output_size', 'scales_h', 'scales_w'))
-    if size is None:
-        return None
-    return lambda x: torch.ops.aten.upsample_nearest2d(x, size, *scales)
-
-
-OPERATIONS: dict[str, Callable[[Any], Callable[..., Tensor] | None]] = {
-    'AddBackward0': _add,
-    'UpsampleNearest2DBackward0': _enlarge,
-}
-"""By the node in the graph, what returns the function of the node, None if it is not known."""
 
 
 def _dtype_under_autocast(layer: Any, x: Tensor) -> torch.dtype | None:

@@ -181,7 +181,7 @@ def add_in_place(a, b):
         {'add': lambda a, b: a.bfloat16() + b},
         {'memory_format': torch.channels_last},
         {'memory_format': torch.channels_last, 'add': lambda a, b: a + b.contiguous()},
-        {'scale_factor': 2},
+        {'scale_factor': 2.1, 'recompute_scale_factor': False},
         {'scale_factor': 2, 'mode': 'bilinear', 'align_corners': True},
     ],
 )
@@ -218,6 +218,66 @@ def test_an_in_place_sum_keeps_its_layout_and_dtype(dtype):
     alone = copy.deepcopy(model)
     TrainingStep(model, together=False, remake=True)
     assert_bitwise(model, alone)
+
+
+def without_gradients(x, change=lambda x: x.mul_(2)):
+    with torch.no_grad():
+        change(x)
+    return x
+
+
+ODD_WAYS = {
+    'changed sum': lambda m, a, b: m.conv(without_gradients(m.norm(a) + m.other(b))),
+    'clamped sum': lambda m, a, b: m.conv(
+        without_gradients(m.norm(a) + m.other(b), lambda s: s.clamp_(0))
+    ),
+    'changed first': lambda m, a, b: m.conv(without_gradients(m.norm(a)) + m.other(b)),
+    'changed second': lambda m, a, b: m.conv(m.norm(a) + without_gradients(m.other(b))),
+    'changed before relu': lambda m, a, b: m.conv(F.relu(without_gradients(m.norm(a)))),
+    'changed before relu_': lambda m, a, b: m.conv(F.relu_(without_gradients(m.norm(a)))),
+    'changed before silu': lambda m, a, b: m.conv(F.silu(without_gradients(m.norm(a)))),
+    'changed between relu_ of sum': lambda m, a, b: m.conv(
+        F.relu_(without_gradients(m.norm(a) + m.other(b)))
+    ),
+    'transposed': lambda m, a, b: m.conv(m.other(m.norm(a).transpose(2, 3))),
+    'transposed to a wide convolution': lambda m, a, b: m.wide(m.norm(a).transpose(2, 3)).relu(),
+    'other channels': lambda m, a, b: m.conv(m.other(m.norm(a).view(4, 4, 8, 16))),
+    'a slice': lambda m, a, b: m.conv(m.norm(torch.cat([a, b], 1)[:, :4])),
+    'a slice of a norm': lambda m, a, b: m.narrow(m.norm(a)[:, :2]),
+    'the first of a batch': lambda m, a, b: m.conv(m.norm(a)[:1]),
+    'twice the same': lambda m, a, b: m.conv((y := m.norm(a)) + y),
+    'a sum of sums': lambda m, a, b: m.conv((s := m.norm(a) + m.other(b)) + s),
+}
+
+
+class Odd(nn.Module):
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+        self.norm, self.other = nn.GroupNorm(2, 4), nn.GroupNorm(2, 4)
+        self.conv, self.narrow = nn.Conv2d(4, 5, 3), nn.Conv2d(2, 5, 3)
+        self.wide = nn.Conv2d(4, 8, 1)
+
+    def forward(self, x):
+        a, b = x.repeat(1, 2, 1, 1)[:, :4], x.repeat(1, 2, 1, 1)[:, 2:]
+        return self.way(self, a.clone().requires_grad_(), b.clone().requires_grad_())
+
+
+@pytest.mark.parametrize('amp', [False, True])
+@pytest.mark.parametrize('way', ODD_WAYS)
+def test_what_the_graph_does_not_show_is_not_remade_from_it(way, amp):
+    # Bug: a value is remade without the change, or in the geometry of the tensor that it views.
+    torch.manual_seed(0)
+    model = Odd(ODD_WAYS[way])
+    alone = copy.deepcopy(model)
+    TrainingStep(model, together=False, remake=True)
+    expected = gradients_of(alone, amp)
+    torch.testing.assert_close(gradients_of(model, amp), expected, rtol=0, atol=0)
+
+
+def gradients_of(model, amp):
+    forward(model, amp=amp).backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize('add', [torch.add, add_in_place])

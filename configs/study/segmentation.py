@@ -25,6 +25,13 @@ grid = [
 ]
 claims = [
     dict(
+        text='GN+WS at 1 image beats BN at 2 images',
+        task='segmentation',
+        better=('GN+WS', 1),
+        than=('BN', 2),
+        source='arXiv 1903.10520',
+    ),
+    dict(
         text='GN+WS at 1 image beats BN at its best batch',
         task='segmentation',
         better=('GN+WS', 1),

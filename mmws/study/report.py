@@ -60,8 +60,10 @@ def _head(spec: Spec, results: Mapping[Cell, Result], results_file: Path) -> Ite
     hours = sum(result.seconds for result in done) / 3600
     versions = sorted({f'{k} {v}' for r in done for k, v in r.versions.items()})
     threads = sorted({r.threads for r in done if r.threads})
-    yield from (f'# {spec.title}', '', 'Made by', '', '```bash')
-    yield f'python tools/study.py {_place(spec.path)}'
+    data = ' --data DATA' if any(' --data ' in result.command for result in done) else ''
+    yield from (f'# {spec.title}', '', *([spec.about, ''] if spec.about else []))
+    yield from ('Made by', '', '```bash')
+    yield f'python tools/study.py {_place(spec.path)}{data}'
     yield f'python tools/study.py {_place(spec.path)} --report'
     yield from ('```', '')
     yield (

@@ -33,6 +33,7 @@ _PACKAGES = (
     'onedl-mmdetection',
     'mmsegmentation',
     'onedl-mmsegmentation',
+    'torch-geometric',
 )
 _OF_LAUNCHERS = (
     'RANK', 'LOCAL_RANK', 'GROUP_', 'ROLE_', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'MASTER_', 'PET_',

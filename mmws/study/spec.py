@@ -135,7 +135,11 @@ class Claim:
 
 @dataclass(frozen=True)
 class Spec:
-    """A study: see the classes of the fields."""
+    """A study: see the classes of the fields.
+
+    Args:
+        about: A paragraph for the report, such as where the data come from.
+    """
 
     path: Path
     title: str
@@ -144,6 +148,7 @@ class Spec:
     grid: tuple[Block, ...]
     claims: tuple[Claim, ...] = ()
     data: Path | None = None  # of :func:`mmws.study.with_data`
+    about: str = ''
 
 
 @dataclass(frozen=True)
@@ -179,7 +184,7 @@ class Cell:
 def read_spec(path: str | Path) -> Spec:
     """Read the file of a study, a Python file with ``title``, ``tasks``, ``forms`` and ``grid``.
 
-    It may have ``claims`` as well, and names of its own that begin with an underscore.
+    It may have ``claims`` and ``about``, and names of its own that begin with an underscore.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -187,7 +192,7 @@ def read_spec(path: str | Path) -> Spec:
     """
     content = read_config(path, 'study').to_dict()
     content = {name: value for name, value in content.items() if not name.startswith('_')}
-    known = {'title', 'tasks', 'forms', 'grid', 'claims'}
+    known = {'title', 'tasks', 'forms', 'grid', 'claims', 'about'}
     for name in ('title', 'tasks', 'forms', 'grid'):
         if not content.get(name):
             raise ValueError(f'study {path} has no {name}')
@@ -227,7 +232,8 @@ def read_spec(path: str | Path) -> Spec:
         )
         if not task.rates or min(task.rates) <= 0 or task.images < 1 or task.evaluations < 1:
             raise ValueError(f'study {path}: tasks.{name} needs rates above 0, images, evaluations')
-    return Spec(Path(path), content['title'], tasks, forms, tuple(grid), tuple(claims))
+    about = ' '.join(str(content.get('about', '')).split())
+    return Spec(Path(path), content['title'], tasks, forms, tuple(grid), tuple(claims), about=about)
 
 
 def _require(name: str, among: Mapping[str, Any], where: str) -> None:

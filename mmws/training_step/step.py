@@ -41,9 +41,9 @@ class TrainingStep(Attached):
     With ``remake``, values that are cheap to remake are not kept for the backward pass: made
     weights, the outputs of norms and activations, sums of norms, and the outputs of 1×1
     convolutions to at least twice the channels (:mod:`mmws.training_step.remake`). It pays where
-    feature maps take more memory than filters. Losses and gradients stay as they are, up to what the library's convolutions vary
-    from call to call. Nothing random is remade, nor what has batch statistics; inside an activation
-    checkpoint, which keeps nothing anyway, nothing is remade.
+    feature maps take more memory than filters. Losses and gradients stay as they are, up to what
+    the library's convolutions vary from call to call. Nothing random is remade, nor what has batch
+    statistics; inside an activation checkpoint, which keeps nothing anyway, nothing is remade.
 
     Args:
         model: The model; what is a part of it may be called in any order, and any number of times.

@@ -21,6 +21,7 @@ from mmws.functional import WeightFunction
 from mmws.layers.source import active
 from mmws.training_step import remake as remake_module
 from mmws.training_step import together as together_module
+from mmws.training_step.live_memory import LiveMemory
 
 
 class Net(nn.Module):
@@ -94,6 +95,17 @@ def assert_equal_steps(model, alone, **kwargs):
                 assert (got - wanted).norm() <= 0.02 * wanted.norm()
     assert active.source is None
     assert not active.passes
+
+
+@pytest.mark.parametrize('amp', [False, True])
+def test_what_a_dispatch_mode_watches_is_what_runs_without_it(amp):
+    # Bug: the operators, which are called while a mode is active alone, compute something else.
+    model = make()
+    TrainingStep(model)
+    step(model)
+    expected = step(model, amp=amp)
+    with LiveMemory():
+        torch.testing.assert_close(step(model, amp=amp), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize('group_mib', [None, 0.0, 0.002])

@@ -1,5 +1,6 @@
-"""One run of a study: ``python -m mmws.engine.cell FOLDER PROCESSES`` trains ``FOLDER/config.py``.
+"""One run of a study: ``python -m mmws.engine.cell FOLDER PROCESSES PARENT``.
 
+It trains ``FOLDER/config.py``, and ends when its parent, the process of this id, ends.
 The folder gets ``outcome.json``: the evaluations, the reason if the training diverged, the median
 duration of a step in seconds, the most memory of the process in MiB, and its threads. Several
 processes train together, under torchrun, whose ranks run this module again.
@@ -31,9 +32,8 @@ from .run import prepare, train
 OUTCOME = 'outcome.json'
 
 
-def run_cell(folder: Path) -> dict[str, Any]:
+def run_cell(folder: Path, launcher: str) -> dict[str, Any]:
     """Train ``folder/config.py`` and return the outcome."""
-    launcher = 'pytorch' if 'RANK' in os.environ else 'none'
     cfg = prepare(folder / 'config.py', work_dir=folder, launcher=launcher)
     error = None
     try:
@@ -63,21 +63,23 @@ def train_together(folder: Path, processes: int) -> int:
     """Let so many ranks run this module, and return the exit status."""
     check_process_count(processes)
     Config().pretty_text  # noqa: B018  (see mmws.engine.launch: YAPF writes its cache now)
-    status = run_module(processes, 'mmws.engine.cell', str(folder), str(processes))
     outcome = folder / OUTCOME
+    outcome.unlink(missing_ok=True)
+    arguments = [str(folder), str(processes), str(os.getpid())]
+    status = run_module(processes, 'mmws.engine.cell', *arguments)
     diverged = outcome.exists() and json.loads(outcome.read_text())['error']
     return 0 if diverged else status
 
 
 def main() -> None:
     """Train the folder that the command line names, and write the outcome."""
-    folder, processes = Path(sys.argv[1]), int(sys.argv[2])
-    end_with_parent(os.getppid())
+    folder, processes, parent = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    end_with_parent(parent)
     rank = int(os.environ['RANK']) if processes > 1 and 'RANK' in os.environ else None
     with one_line_errors(ValueError, ImportError, *RUN_ERRORS):
         if processes > 1 and rank is None:
             sys.exit(train_together(folder, processes))
-        outcome = run_cell(folder)
+        outcome = run_cell(folder, 'none' if rank is None else 'pytorch')
     if outcome['error'] or not rank:
         write_durably(folder / OUTCOME, json.dumps(outcome).encode())
     if outcome['error'] and rank is not None:

@@ -67,8 +67,9 @@ def _synchronize_norms(model: nn.Module) -> nn.Module:
         for name, child in module.named_children():
             if isinstance(child, nn.modules.batchnorm._BatchNorm):
                 layer = SyncBatchNorm(child.num_features, child.eps, child.momentum, child.affine)
-                layer.load_state_dict(child.state_dict(), strict=False)  # it counts no batches
-                setattr(module, name, layer)
+                layer.load_state_dict(child.state_dict())
+                layer.weight, layer.bias = child.weight, child.bias
+                setattr(module, name, layer.train(child.training))
     return model
 
 

@@ -60,10 +60,13 @@ def _head(spec: Spec, results: Mapping[Cell, Result], results_file: Path) -> Ite
     hours = sum(result.seconds for result in done) / 3600
     versions = sorted({f'{k} {v}' for r in done for k, v in r.versions.items()})
     threads = sorted({r.threads for r in done if r.threads})
-    data = ' --data DATA' if any(' --data ' in result.command for result in done) else ''
+    command = f'python tools/study.py {_place(spec.path)}'
+    with_data = f'python tools/study.py {_place(spec.path)} --data '
+    if any(result.command.startswith(with_data) for result in done):
+        command = f'{with_data}DATA'
     yield from (f'# {spec.title}', '', *([spec.about, ''] if spec.about else []))
     yield from ('Made by', '', '```bash')
-    yield f'python tools/study.py {_place(spec.path)}{data}'
+    yield command
     yield f'python tools/study.py {_place(spec.path)} --report'
     yield from ('```', '')
     yield (
@@ -138,7 +141,8 @@ def _table(table: Table) -> Iterator[str]:
     yield from ('', f'| | {" | ".join(f"{column:g}" for column in columns)} |')
     yield '| --- |' + ' ---: |' * len(columns)
     for form, row in table.rows.items():
-        yield f'| {form} | ' + ' | '.join(_cell(row.get(column)) for column in columns) + ' |'
+        cells = (_cell(row[column]) if column in row else '' for column in columns)
+        yield f'| {form} | ' + ' | '.join(cells) + ' |'
     if table.is_sweep:
         yield from ('', *_widths(table))
 

@@ -37,7 +37,7 @@ _PACKAGES = (
 )
 _OF_LAUNCHERS = (
     'RANK', 'LOCAL_RANK', 'GROUP_', 'ROLE_', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'MASTER_', 'PET_',
-    'TORCHELASTIC_',
+    'TORCHELASTIC_', 'MMWS_STATUS_FILE', 'MMWS_LAUNCHER',
 )  # fmt: skip
 
 
@@ -155,13 +155,15 @@ def run_cell(
     folder = work_dir / cell.name
     shutil.rmtree(folder, ignore_errors=True)  # what a run that was killed has left
     write_cell_config(spec, cell, folder)
-    processes = str(spec.forms[cell.form].processes)
-    command = [sys.executable, '-m', 'mmws.engine.cell', str(folder), processes]
+    processes = spec.forms[cell.form].processes
+    module = ['-m', 'mmws.engine.cell', str(folder), str(processes), str(os.getpid())]
     # An outer job, such as one of torchrun, describes its own processes by these variables.
     own = {name: text for name, text in os.environ.items() if not name.startswith(_OF_LAUNCHERS)}
     begin = time.monotonic()
     with (folder / 'output.txt').open('w', encoding='utf-8') as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=own)
+        process = subprocess.Popen(
+            [sys.executable, *module], stdout=output, stderr=subprocess.STDOUT, env=own
+        )
         try:
             _watch(process, cell, state, screen)
         finally:
@@ -170,7 +172,7 @@ def run_cell(
     if process.returncode:
         lines = (folder / 'output.txt').read_text(encoding='utf-8').strip().splitlines()
         # After the error of a rank, torchrun prints a report that does not say what it was.
-        errors = [line for line in lines if line.startswith('error: ') and processes != '1']
+        errors = [line for line in lines if line.startswith(('error: ', '[rank')) and processes > 1]
         last = (errors or lines or [f'status {process.returncode}'])[-1].removeprefix('error: ')
         raise RuntimeError(f'run {cell.name} failed: {last} (see {folder}/output.txt)')
     outcome = json.loads((folder / 'outcome.json').read_text(encoding='utf-8'))

@@ -61,7 +61,7 @@ class Form:
         config: Config in place of the task's, for what is more than other layers: frozen norms,
             pretrained weights.
         processes: Processes that train together and share the images of a step, as on so many GPUs.
-            In the search for a learning rate, each process takes one image.
+            In the search for a learning rate, each process takes at least one image.
     """
 
     conv: str | None = None
@@ -204,6 +204,8 @@ def read_spec(path: str | Path) -> Spec:
     claims = [_make(Claim, f'claims.{i}', c, path) for i, c in enumerate(content.get('claims', ()))]
     for name, form in forms.items():
         _require_whole(form.processes, f'study {path}: forms.{name}.processes')
+        if form.norm == 'SyncBN' and form.processes == 1:
+            raise ValueError(f"study {path}: forms.{name}: norm='SyncBN' needs processes above 1")
     for i, block in enumerate(grid):
         for name in block.forms:
             _require(name, forms, f'study {path}: grid.{i}.forms')

@@ -16,13 +16,13 @@ Results = Mapping[Cell, Result]
 
 @dataclass(frozen=True)
 class Table:
-    """One block of a grid, or several of the same forms, such as one with further seeds.
+    """Blocks of a grid that belong together, such as one with further seeds or forms.
 
     Attributes:
         block: The first block; of a sweep, with one number of images a step.
         task: Its task.
-        rows: By form and column, an estimate, or None for an empty cell. Columns are the images a
-            step, or, in a sweep, the learning rates at one image.
+        rows: By form and column, an estimate, or None for an empty cell; what is not in the grid is
+            left out. Columns are the images a step; in a sweep, the learning rates at one image.
     """
 
     block: Block
@@ -36,21 +36,22 @@ class Table:
 
 
 def tables(spec: Spec, results: Results) -> list[Table]:
-    """Return a table for the blocks of the grid that have task, forms, updates and rates in common.
+    """Return a table for the blocks of the grid that have task, updates and rates in common.
 
-    Sweeps have a table for each number of images a step.
+    Sweeps have a table for each number of images a step, and for the forms of each block.
     """
     best = best_rates(spec, results)
     alike: dict[tuple, list[Block]] = {}
     for block in spec.grid:
         for images in (None,) if block.rates is None else block.images_per_step:
             part = block if images is None else replace(block, images_per_step=(images,))
-            key = block.task, block.forms, block.updates, block.rates, images
+            forms = block.forms if block.rates else None
+            key = block.task, forms, block.updates, block.rates, images
             alike.setdefault(key, []).append(part)
     found = []
     for blocks in alike.values():
         task = spec.tasks[blocks[0].task]
-        rows: dict[str, dict[float, list[float]]] = {form: {} for form in blocks[0].forms}
+        rows: dict[str, dict[float, list[float]]] = {f: {} for b in blocks for f in b.forms}
         for cell in dict.fromkeys(c for block in blocks for c in cells_of(block, task, best)):
             column = _column(blocks[0], cell)
             if column is not None:

@@ -157,7 +157,7 @@ class RemakingPass:
         return cast
 
     def _recognize(self, x: Tensor) -> None:
-        """Note how an activation, a sum or both behind norms are remade."""
+        """Note how a sum of norms, or an activation of a norm or of such a sum, is remade."""
         node = x.grad_fn
         activation = None if node is None else ACTIVATIONS.get(node.name())
         if node is None or not (activation or node.name() in OPERATIONS):
@@ -170,7 +170,8 @@ class RemakingPass:
         if activation is not None:
             result = result.after(Recipe(activation, result.recipe, device=x.device))
         _, boxes = self._boxes.get(_place(x), (None, []))
-        saved = any(box is not None and box.version == x._version for box in (b() for b in boxes))
+        versions = [box.version for box in (reference() for reference in boxes) if box is not None]
+        saved = node.name() == 'ReluBackward0' and x._version in versions
         if result.is_unchanged(x, storage_address(x), saved):
             self._note(x, result.recipe)
 
@@ -214,7 +215,7 @@ class RemakingPass:
     def _worthwhile(self, value: Any) -> bool:
         """Whether a value may be remade: saved by this pass, alone in its storage, and large."""
         return (
-            isinstance(value, Tensor)
+            type(value) is Tensor  # not a fake or a distributed one
             and _has_storage(value)
             and value.requires_grad
             and value.grad_fn is not None

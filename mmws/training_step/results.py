@@ -1,9 +1,10 @@
 """Results of norms, and of sums and enlargements behind them, by their nodes in the graph.
 
 A feature pyramid adds enlarged outputs of norms, and a residual connection may add two norms. What
-comes out is recognized by the graph. The graph lists operations, but not what has happened to a
-tensor without gradients. So a result is not taken if it, or the output of a norm that it was made
-from, was changed in place more often than the operations of the graph may have done.
+comes out is recognized by the graph. The graph lists operations, but not in-place changes under
+``no_grad``. So a result is not recognized if it, or the output of a norm that it was made from, was
+changed by anything but the operations of the graph. Only a change of a sum before the next
+operation is not seen, because nothing tells which tensor the sum was.
 """
 
 from __future__ import annotations
@@ -19,36 +20,45 @@ from mmws.compat.torch_private import saved_by
 from .recipes import Recipe
 
 _KEY = 'mmws.training_step'
-_MOST_OPERATIONS = 16  # in a row: graphs may be longer than Python's stack
+_MOST_OPERATIONS = 16
+"""Operations in a row that are followed: graphs may be deeper than Python's stack."""
+
+_MOST_SOURCES = 16
+"""Outputs of norms in one result: a sum of more is kept, since remaking it takes too long."""
 
 
 class _Source(NamedTuple):
-    """The output of a norm that is a part of a result."""
+    """The output of a norm that a result was made from.
 
-    counter: Tensor  # without elements, with the version counter of the output
+    Attributes:
+        counter: Has no elements, and shares the version counter of the output.
+        version: The version that the norm has put out.
+    """
+
+    counter: Tensor
     version: int
-    changes: int  # by operations of the graph that may have worked in place
 
-    def is_unchanged(self, changes: int) -> bool:
-        return 0 <= self.counter._version - self.version <= changes
+    def is_unchanged(self) -> bool:
+        return self.counter._version == self.version
 
 
 class Result(NamedTuple):
-    """What a node of the graph has put out.
+    """The output of a node of the graph.
 
     Attributes:
         recipe: How it is remade.
         dtype: Its dtype.
-        sources: The outputs of norms that it was made from; an operation in place changes the
-            first.
+        sources: The outputs of norms that it was made from.
         address: Storage of the first source, which is that of the result if each operation has
-            worked in place; None if one cannot.
+            worked in place; None if the result cannot share it.
+        operations: How many operations may have changed the first source in place.
     """
 
     recipe: Recipe
     dtype: torch.dtype
     sources: tuple[_Source, ...]
     address: int | None
+    operations: int = 0
 
     def is_unchanged(self, tensor: Tensor, address: int, saved: bool) -> bool:
         """Whether a tensor, the output of the node, still is what the operations made.
@@ -56,24 +66,21 @@ class Result(NamedTuple):
         Args:
             tensor: The tensor.
             address: Its storage.
-            saved: Whether autograd has saved it as it is, as the output of an activation.
+            saved: Whether a relu, which may have worked in place, has saved this version.
         """
         first, *others = self.sources
-        if not all(source.is_unchanged(source.changes) for source in others):
+        if not all(source.is_unchanged() for source in others):
             return False
         if address == self.address:  # all operations have worked in place
-            return bool(tensor._version == first.version + first.changes)
-        # One has not, and only an activation of its output may have worked in place.
+            return bool(tensor._version == first.version + self.operations)
+        # An operation has made a new tensor. Its version is 0, or 1 if a relu in place followed.
         fresh = tensor._version == 0 or (saved and tensor._version == 1)
-        return fresh and first.is_unchanged(first.changes - (self.address is not None))
+        return fresh and first.is_unchanged()
 
     def after(self, recipe: Recipe, *others: Result) -> Result:
         """Return the result of an operation on this one and others, which may work in place."""
-        first, *rest = self.sources
-        if self.address is not None:
-            first = first._replace(changes=first.changes + 1)
-        added = (source for other in others for source in other.sources)
-        return self._replace(recipe=recipe, sources=(first, *rest, *added))
+        sources = self.sources + tuple(s for other in others for s in other.sources)
+        return self._replace(recipe=recipe, sources=sources, operations=self.operations + 1)
 
 
 class Results:
@@ -91,8 +98,8 @@ class Results:
         """Add the output of a norm, in the storage of this address."""
         counter = out.detach()
         counter.data = out.new_empty(0)  # it shares the version counter, but no memory any more
-        source = _Source(counter, out._version, 0)
-        self._add(out.grad_fn, Result(recipe, out.dtype, (source,), address))
+        sources = (_Source(counter, out._version),)
+        self._add(out.grad_fn, Result(recipe, out.dtype, sources, address))
 
     def of(self, node: Any, device: torch.device, depth: int = 0) -> Result | None:
         """Return the result of a node, None if it is not made from outputs of norms alone."""
@@ -118,7 +125,7 @@ class Results:
         result = parts[0].after(recipe, *parts[1:])
         if node.name() != 'AddBackward0':
             result = parts[0]._replace(recipe=recipe, address=None)
-        return self._add(node, result if len(result.sources) <= _MOST_OPERATIONS else None)
+        return self._add(node, result if len(result.sources) <= _MOST_SOURCES else None)
 
     def _add(self, node: Any, result: Result | None) -> Result | None:
         node.metadata[_KEY] = self._pass, len(self._results)

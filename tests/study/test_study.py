@@ -334,10 +334,11 @@ def test_processes_share_the_images_of_a_step(tmp_path):
     assert 'train_dataloader = dict(batch_size=2,' in cell_config(spec, cell)
     for bad, message in (
         ('processes=3', '8 images per step, which the 3 processes of WN cannot share equally'),
+        ("norm='SyncBN'", "forms.WN: norm='SyncBN' needs processes above 1"),
         ('processes=0', r'forms\.WN\.processes must be a whole number of at least 1, got 0'),
     ):
         with pytest.raises(ValueError, match=message):
-            read_spec(write_spec(tmp_path, text.replace('processes=4', bad)))
+            read_spec(write_spec(tmp_path, text.replace("processes=4, conv='WN', norm=None", bad)))
 
 
 TWO_PROCESSES = """

@@ -99,7 +99,7 @@ def assert_equal_steps(model, alone, **kwargs):
 
 @pytest.mark.parametrize('amp', [False, True])
 def test_what_a_dispatch_mode_watches_is_what_runs_without_it(amp):
-    # Bug: the operators, which are called while a mode is active alone, compute something else.
+    # Bug: the operators, which are called only while a mode is active, compute something else.
     model = make()
     TrainingStep(model)
     step(model)

@@ -33,7 +33,8 @@ class Result:
         error: Why the training diverged; None if it did not.
         seconds: Duration of the process, in seconds.
         seconds_per_step: Median duration of a step, data loading included.
-        peak_mib: The most memory that the process took, of several the first, in MiB.
+        peak_mib: The most memory that the process took, in MiB. If several trained together, it is
+            that of the first.
         command: What repeats the run.
         versions: Of Python and the libraries.
         threads: Threads of PyTorch in each process.

@@ -31,7 +31,7 @@ class _Source(NamedTuple):
     """The output of a norm that a result was made from.
 
     Attributes:
-        counter: Has no elements, and shares the version counter of the output.
+        counter: A tensor without elements that shares the version counter of the output.
         version: The version that the norm has put out.
     """
 
@@ -122,8 +122,9 @@ class Results:
         recipe = Recipe(
             function, *(part.recipe for part in parts), device=device, replay_autocast=False
         )
-        result = parts[0].after(recipe, *parts[1:])
-        if node.name() != 'AddBackward0':
+        if node.name() == 'AddBackward0':
+            result = parts[0].after(recipe, *parts[1:])
+        else:  # a new tensor, of another size
             result = parts[0]._replace(recipe=recipe, address=None)
         return self._add(node, result if len(result.sources) <= _MOST_SOURCES else None)
 

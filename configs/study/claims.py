@@ -101,6 +101,7 @@ grid = [
     ),
     # The other norms that the paper of Weight Standardization compares.
     dict(task='instances', forms=('LN', 'IN', 'BCN+WS'), images_per_step=(1, 2, 8)),
+    dict(task='instances', forms=_all, images_per_step=(4,)),
 ]
 _WS = 'arXiv 1903.10520'
 _WN = 'arXiv 1602.07868'

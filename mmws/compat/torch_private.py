@@ -7,6 +7,7 @@ missing, the function below answers such that the caller takes the general way.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ _dispatch_keys = _find(torch._C, '_dispatch_keys')
 _is_jit_tracing = _find(torch._C, '_is_tracing')
 _graph_task = _find(torch._C, '_current_graph_task_id')
 _len_dispatch_stack = _find(torch._C, '_len_torch_dispatch_stack')
+_below_autograd = _find(torch._C, '_AutoDispatchBelowADInplaceOrView')
 _top_hooks = _find(torch._C, '_autograd._top_saved_tensors_default_hooks')
 _flatten = _find(torch._C, '_nn.flatten_dense_tensors')
 _unflatten = _find(torch._C, '_nn.unflatten_dense_tensors')
@@ -48,6 +50,7 @@ PRIVATE_NAMES = (
     '_is_jit_tracing',
     '_graph_task',
     '_len_dispatch_stack',
+    '_below_autograd',
     '_top_hooks',
     '_flatten',
     '_unflatten',
@@ -78,6 +81,11 @@ def is_batched(grad: Tensor) -> bool:
 def dispatch_mode_active() -> bool:
     """Whether a dispatch mode watches operators, as ``make_fx`` does; True if unknown."""
     return _len_dispatch_stack is None or _len_dispatch_stack() > 0
+
+
+def below_autograd() -> AbstractContextManager[object]:
+    """Return a context in which operators tell autograd nothing: neither views nor versions."""
+    return nullcontext() if _below_autograd is None else _below_autograd()
 
 
 def backward_running() -> bool:
@@ -122,8 +130,14 @@ def unflatten(flat: Tensor, like: Sequence[Tensor]) -> Sequence[Tensor]:
     return _unflatten(flat, like)
 
 
-def autocast_dtype(device_type: str) -> torch.dtype | None:
-    """Return the dtype in which autocast computes on a device, None where it is off."""
+def autocast_dtype(device_type: str | None) -> torch.dtype | None:
+    """Return the dtype in which autocast computes on a device, None where it is off.
+
+    Args:
+        device_type: Such as ``'cuda'``; None for no device, which has no autocast.
+    """
+    if device_type is None:
+        return None
     try:
         enabled = torch.is_autocast_enabled(device_type)
     except RuntimeError:  # the device has no autocast, such as 'meta'

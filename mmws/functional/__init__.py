@@ -4,14 +4,13 @@ Each weight function begins with its formula in a few lines of PyTorch:
 :func:`~mmws.functional.standardize.standardize` (Weight Standardization, its BiT and its scaled
 form) and :func:`~mmws.functional.normalize.normalize` (Weight Normalization). To add one, subclass
 :class:`WeightFunction` and write ``__call__``; layers, training and evaluation then work. Override
-``make`` and ``gradients`` for speed.
+``evaluate`` and ``gradients`` for speed.
 """
 
 from .normalize import Normalize, normalize_weight
 from .standardize import Standardize, standardize_weight
 from .transposed import Transposed
 from .weight_function import (
-    Request,
     Stored,
     WeightFunction,
     apply,
@@ -21,7 +20,6 @@ from .weight_function import (
 
 __all__ = [
     'Normalize',
-    'Request',
     'Standardize',
     'Stored',
     'Transposed',

@@ -7,7 +7,8 @@ of the graph, which is several times faster for small filters.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from itertools import accumulate, chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -143,97 +144,103 @@ def _check_versions(tensors: Sequence[Tensor | None], versions: Sequence[int]) -
             )
 
 
-class Request(NamedTuple):
-    """One weight that :func:`apply_together` is asked to make."""
-
-    function: WeightFunction
-    stored: Stored
-    dtype: torch.dtype | None = None
-    """What to round the weight to, such as the dtype of autocast; None for that of ``stored``."""
-
-
-def apply_together(requests: Sequence[Request]) -> tuple[Tensor, ...]:
-    """Return the weights that are asked for, made by one node of the graph.
+def apply_together(
+    functions: Sequence[WeightFunction],
+    stored: Sequence[Stored],
+    dtypes: Sequence[torch.dtype | None],
+) -> tuple[Tensor, ...]:
+    """Return the weights of many layers, made by one node of the graph.
 
     A weight that no gradient reaches gives None to its stored tensors, as if it had a node of its
     own. Parts of the graph may have backward passes of their own.
+
+    Args:
+        functions: The weight function of every layer.
+        stored: The tensors that every layer stores.
+        dtypes: What to round each weight to, such as the dtype of autocast; None for its own dtype.
 
     Raises:
         RuntimeError: in the backward pass, if a stored tensor was changed in place after its
             weight was made.
     """
-    tensors = [t for request in requests for t in request.stored]
-    return _ApplyTogether.apply(tuple(requests), *tensors)
+    return _ApplyTogether.apply(functions, stored, dtypes, *chain.from_iterable(stored))
 
 
 class _ApplyTogether(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, requests: tuple[Request, ...], *tensors: Tensor | None) -> Any:
+    def forward(
+        ctx: Any, functions: Sequence[WeightFunction], stored: Sequence[Stored],
+        dtypes: Sequence[torch.dtype | None], *tensors: Tensor | None,
+    ) -> Any:  # fmt: skip
         ctx.set_materialize_grads(False)
-        ctx.requests, ctx.families = requests, []
-        made: list[Any] = [None] * len(requests)
-        for members in _families(requests):
-            first = requests[members[0]]
-            stored = [requests[i].stored for i in members]
-            weights, kept = first.function.evaluate_all(stored, first.dtype)
+        ctx.functions, ctx.stored, ctx.dtypes = functions, stored, dtypes
+        ctx.tensors, ctx.versions = tensors, _versions(tensors)
+        ctx.families = []
+        made: list[Any] = [None] * len(stored)
+        for members in _families(functions, stored, dtypes):
+            first = members[0]
+            weights, kept = functions[first].evaluate_all(
+                [stored[i] for i in members], dtypes[first]
+            )
             ctx.families.append((members, kept))
             for i, weight in zip(members, weights):
                 made[i] = weight
-        ctx.versions = _versions(tensors)
-        needs = _by_request(requests, ctx.needs_input_grad[1:])
-        ctx.mark_non_differentiable(*[w for w, need in zip(made, needs) if not any(need)])
+        needs = ctx.needs_input_grad[3:]
+        if not all(needs):
+            frozen = [w for w, need in zip(made, _by_layer(stored, needs)) if not any(need)]
+            ctx.mark_non_differentiable(*frozen)
         return tuple(made)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Gradients:
-        requests = ctx.requests
-        _check_versions([t for request in requests for t in request.stored], ctx.versions)
-        needs = _by_request(requests, ctx.needs_input_grad[1:])
-        results: list[Gradients] = [(None,) * len(request.stored) for request in requests]
+        _check_versions(ctx.tensors, ctx.versions)
+        needs = _by_layer(ctx.stored, ctx.needs_input_grad[3:])
+        results: list[Gradients] = [(None,) * len(tensors) for tensors in ctx.stored]
         for members, kept in ctx.families:
-            arrived = [i for i in members if grads[i] is not None and any(needs[i])]
+            arrived = [i for i in members if grads[i] is not None]
             if not arrived:
                 continue
-            function = requests[members[0]].function
+            function = ctx.functions[members[0]]
             if _needs_graph(grads[arrived[0]]):
                 for i in arrived:
-                    stored = requests[i].stored
-                    grad = grads[i].to(stored[0].dtype)
-                    results[i] = differentiate(function, needs[i], stored, grad)
+                    tensors = ctx.stored[i]
+                    grad = grads[i].to(tensors[0].dtype)
+                    results[i] = differentiate(function, needs[i], tensors, grad)
                 continue
-            gradients = function.gradients_all(
-                [_zeros_like(requests[i]) if grads[i] is None else grads[i] for i in members],
-                [any(column) for column in zip(*(needs[i] for i in members))],
+            stored = [ctx.stored[i] for i in members]
+            made = function.gradients_all(
+                [
+                    torch.zeros_like(ctx.stored[i][0], dtype=ctx.dtypes[i])
+                    if grads[i] is None
+                    else grads[i]
+                    for i in members
+                ],
+                [any(column) for column in zip(*[needs[i] for i in members])],
                 kept,
-                [requests[i].stored for i in members],
+                stored,
             )
-            for i, made in zip(members, gradients):
-                if i in arrived:
-                    results[i] = tuple(g if need else None for g, need in zip(made, needs[i]))
-        return None, *(grad for result in results for grad in result)
+            for i, gradients in zip(members, made):
+                if grads[i] is not None:
+                    results[i] = gradients
+        return None, None, None, *chain.from_iterable(results)
 
 
-def _families(requests: Sequence[Request]) -> list[list[int]]:
-    """Return which requests one call of :meth:`WeightFunction.evaluate_all` can answer."""
+def _families(
+    functions: Sequence[WeightFunction], stored: Sequence[Stored],
+    dtypes: Sequence[torch.dtype | None],
+) -> list[list[int]]:  # fmt: skip
+    """Return which layers one call of :meth:`WeightFunction.evaluate_all` can answer."""
     families: dict[Any, list[int]] = {}
-    for i, (function, stored, dtype) in enumerate(requests):
-        weight = stored[0]
-        key = function, dtype, weight.dtype, weight.device, *[t is None for t in stored]
+    for i, tensors in enumerate(stored):
+        weight = tensors[0]
+        key = functions[i], dtypes[i], weight.dtype, weight.device, *map(type, tensors)
         families.setdefault(key, []).append(i)
     return [*families.values()]
 
 
-def _by_request(requests: Sequence[Request], flat: Sequence[bool]) -> list[Sequence[bool]]:
-    split, start = [], 0
-    for request in requests:
-        end = start + len(request.stored)
-        split.append(flat[start:end])
-        start = end
-    return split
-
-
-def _zeros_like(request: Request) -> Tensor:
-    return torch.zeros_like(request.stored[0], dtype=request.dtype)
+def _by_layer(stored: Sequence[Stored], flat: Sequence[bool]) -> list[Sequence[bool]]:
+    ends = accumulate(map(len, stored))
+    return [flat[end - len(tensors) : end] for tensors, end in zip(stored, ends)]
 
 
 def _needs_graph(grad: Tensor) -> bool:

@@ -38,11 +38,12 @@ class _Layout:
     """How the filters of many layers are joined.
 
     Args:
-        shapes: For every layer, the number of its filters and of all their elements.
+        sizes: The shapes of the layers' weights.
         max_joined: See :data:`MAX_JOINED`.
     """
 
-    def __init__(self, shapes: tuple[tuple[int, int], ...], max_joined: int) -> None:
+    def __init__(self, sizes: tuple[torch.Size, ...], max_joined: int) -> None:
+        shapes = [(size[0], size.numel()) for size in sizes]
         by_length: dict[int, list[int]] = {}
         large = []
         for i, (filters, elements) in enumerate(shapes):
@@ -70,13 +71,19 @@ class _Layout:
         flat = flatten([rows[i] for i in self._joined])
         return flat if dtype is None else flat.to(dtype)
 
-    def as_matrices(self, flat: Tensor | None, rows: Sequence[Tensor]) -> list[Tensor]:
-        """Return what :meth:`join` returned, and the rows of large layers, as matrices."""
+    def as_matrices(self, flat: Tensor | None, rows: Sequence[Tensor], *batch: int) -> list[Tensor]:
+        """Return what :meth:`join` returned, and the rows of large layers, as matrices.
+
+        Args:
+            flat: What :meth:`join` returned.
+            rows: What :meth:`join` was given.
+            *batch: Sizes in front of those of a matrix.
+        """
         parts: Iterable[Tensor] = (rows[i] for i in self.order)
         if flat is not None:
             large = self.order[len(self._joined) :]
             parts = (*flat.split(self._elements), *(rows[i] for i in large))
-        return [part.view(shape) for part, shape in zip(parts, self.matrices)]
+        return [part.view(*batch, *shape) for part, shape in zip(parts, self.matrices)]
 
     def split(self, matrices: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
         """Return views of matrices: one for every layer, in the shapes of ``like``."""
@@ -103,7 +110,7 @@ _cached_layout = functools.lru_cache(maxsize=256)(_Layout)
 
 
 def _layout(rows: Sequence[Tensor]) -> _Layout:
-    return _cached_layout(tuple((w.shape[0], w.numel()) for w in rows), MAX_JOINED)
+    return _cached_layout(tuple([w.shape for w in rows]), MAX_JOINED)
 
 
 class _Constants(NamedTuple):
@@ -234,8 +241,8 @@ def standardize_backward(
     weights = t * layout.join_vectors(gains) if gains else t
     results = [
         _batch_norm_backward(
-            grad[None],
-            matrix[None],
+            grad,
+            matrix,
             weight,
             None,
             None,
@@ -246,8 +253,8 @@ def standardize_backward(
             mask,
         )
         for grad, matrix, weight, mean, k_of_matrix in zip(
-            _grads(layout, grads, rows),
-            layout.as_matrices(flat[0] if flat else None, rows),
+            _grads(layout, grads, rows, 1),
+            layout.as_matrices(flat[0] if flat else None, rows, 1),
             weights.split(layout.filters),
             means,
             k.split(layout.filters),
@@ -298,11 +305,13 @@ def normalize_backward(
 
 
 def _to(tensors: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
-    return tensors if tensors[0].dtype == dtype else [t.to(dtype) for t in tensors]
+    return [t if t.dtype is dtype else t.to(dtype) for t in tensors]
 
 
-def _grads(layout: _Layout, grads: Sequence[Tensor], rows: Sequence[Tensor]) -> list[Tensor]:
+def _grads(
+    layout: _Layout, grads: Sequence[Tensor], rows: Sequence[Tensor], *batch: int
+) -> Sequence[Tensor]:
     """Return gradients as matrices, in the dtype of the rows."""
     dtype = rows[0].dtype
     flat = layout.join(grads, dtype)
-    return [matrix.to(dtype) for matrix in layout.as_matrices(flat, grads)]
+    return _to(layout.as_matrices(flat, grads, *batch), dtype)

@@ -32,13 +32,14 @@ def InForm(
         norm: As for :func:`mmws.convert`; ``'BN'`` leaves the norms, ``'SyncBN'`` takes their
             statistics over all processes. None removes them, and gives the layers before them a
             bias.
-        **settings: Merged into ``model``. MMEngine's Runner puts the ``data_preprocessor`` of a
-            config here, if the config has it outside of its model as MMPretrain's do.
+        **settings: What ``model`` has where it does not say otherwise. MMEngine's Runner puts the
+            ``data_preprocessor`` of a config here, if the config has one outside of its model as
+            those of MMPretrain and MMSegmentation do.
 
     Raises:
         ValueError: if ``conv`` or ``norm`` is unknown.
     """
-    built = MMENGINE_MODELS.build(dict(model, **settings))
+    built = MMENGINE_MODELS.build({**settings, **model})
     if hasattr(built, 'init_weights'):
         built.init_weights()
     if conv == 'WN':

@@ -41,7 +41,7 @@ class HeldWeights(Attached):
         made = self._made.get(layer)
         if made is not None:
             device, weights = made
-            weight = weights.get(None if device is None else autocast_dtype(device))
+            weight = weights.get(autocast_dtype(device))
             if weight is not None:
                 return weight
         return self._make(layer)
@@ -58,8 +58,8 @@ class HeldWeights(Attached):
         stored = layer.stored_weights()
         if not closed_form_applies(*stored):
             return None
-        device = autocast_device(layer)
-        half = None if device is None else autocast_dtype(device)
+        device = autocast_device(layer, stored)
+        half = autocast_dtype(device)
         # A normal tensor serves later passes in and out of inference mode alike.
         with torch.inference_mode(False), torch.no_grad():
             weight = layer.effective_weight()

@@ -44,7 +44,7 @@ from mmws.layers.source import WeightSource, active
 
 from .recipes import Box, Kept, Recipe, Slot
 from .results import OPERATIONS, Results
-from .together import half_dtype
+from .together import autocast_device
 
 CONSUMERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.modules.conv._ConvTransposeNd)
 """Layers that keep their input, which is looked at before they run."""
@@ -116,7 +116,7 @@ class RemakingPass:
     def weight_of(self, layer: WeightFunctionMixin) -> Tensor | None:
         """Return the layer's weight, and note how it is remade."""
         weight = None if self.weights is None else self.weights.weight_of(layer)
-        half = half_dtype(layer)
+        half = autocast_dtype(autocast_device(layer, layer.stored_weights()))
         if weight is None:
             if not closed_form_applies(*layer.stored_weights()):
                 return None

@@ -18,13 +18,14 @@ by an exception. What is recomputed in the backward pass makes its own weights.
 from __future__ import annotations
 
 import sys
+from itertools import chain
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmws.compat.torch_private import autocast_dtype, backward_running, transforms_active
-from mmws.functional import Request, apply_together, closed_form_applies
+from mmws.functional import Stored, apply_together, closed_form_applies
 from mmws.layers import WeightFunctionMixin
 
 BUCKET_MIB = 25.0
@@ -77,8 +78,10 @@ class WeightPass:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        # Layer -> its weight, the half precision that it has, and the type of its device.
-        self._made: dict[WeightFunctionMixin, tuple[Tensor | None, torch.dtype | None, str]] = {}
+        # Layer -> its weight, the half precision that it has, and the device whose autocast counts.
+        self._made: dict[
+            WeightFunctionMixin, tuple[Tensor | None, torch.dtype | None, str | None]
+        ] = {}
         self.unknown: dict[WeightFunctionMixin, None] = {}  # in order of execution
         self.without_grad: set[WeightFunctionMixin] = set()
 
@@ -110,30 +113,31 @@ class WeightPass:
                 self.unknown[layer] = None
             return False
         stored = [member.stored_weights() for member in group]
-        if not closed_form_applies(*(tensor for tensors in stored for tensor in tensors)):
-            self._made.update(dict.fromkeys(group, (None, None, '')))
+        if not closed_form_applies(*chain.from_iterable(stored)):
+            self._made.update(dict.fromkeys(group, (None, None, None)))
             return True
-        requests = [
-            Request(member.stored_function(), tensors, half_dtype(member))
-            for member, tensors in zip(group, stored)
-        ]
-        for member, request, weight in zip(group, requests, apply_together(requests)):
-            self._made[member] = weight, request.dtype, weight.device.type
+        functions = [member.stored_function() for member in group]
+        devices = {tensors[0].device.type for tensors in stored}
+        autocast = {device: autocast_dtype(device) for device in devices}
+        kinds: list[str | None] = [None] * len(group)
+        if any(autocast.values()):
+            kinds = [*map(autocast_device, group, stored)]
+        dtypes = [None if kind is None else autocast[kind] for kind in kinds]
+        self._made.update(zip(group, zip(apply_together(functions, stored, dtypes), dtypes, kinds)))
         return True
 
 
-def autocast_device(layer: WeightFunctionMixin) -> str | None:
-    """Return the type of the device whose autocast the layer follows, None if it follows none."""
-    weight = layer.weight
+def autocast_device(layer: WeightFunctionMixin, stored: Stored) -> str | None:
+    """Return the type of the device whose autocast a layer follows, None if it follows none.
+
+    Args:
+        layer: The layer.
+        stored: What it stores.
+    """
+    weight = stored[0]
     if weight.dtype is not torch.float32 or not layer.half_precision:
         return None
     return weight.device.type
-
-
-def half_dtype(layer: WeightFunctionMixin) -> torch.dtype | None:
-    """Return the half precision in which autocast lets the layer compute now, None if in none."""
-    device = autocast_device(layer)
-    return None if device is None else autocast_dtype(device)
 
 
 def _is_sharded(model: nn.Module) -> bool:

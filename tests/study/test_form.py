@@ -77,3 +77,15 @@ def test_a_recurrent_layer_with_weight_normalization_starts_as_the_plain_one():
     assert type(normalized.backbone) is WNLSTM
     inputs = torch.randn(4, 8, 8)
     torch.testing.assert_close(normalized(inputs), plain(inputs))
+
+
+def test_a_model_has_its_own_data_preprocessor():
+    # Bug: what the Runner adds replaces the model's own, so that images of MMSegmentation's
+    # configs are padded to 512 × 512 pixels.
+    model = load_config(CONFIGS / 'study' / 'digits_instances.py').model
+    added = dict(type='DetDataPreprocessor', pad_size_divisor=512)
+    built = MODELS.build(dict(type='mmws.InForm', model=model, data_preprocessor=added))
+    assert built.data_preprocessor.pad_size_divisor == model.data_preprocessor.pad_size_divisor
+    del model['data_preprocessor']
+    built = MODELS.build(dict(type='mmws.InForm', model=model, data_preprocessor=added))
+    assert built.data_preprocessor.pad_size_divisor == 512

@@ -487,8 +487,8 @@ def test_made_weights_that_share_a_storage_are_not_kept(monkeypatch, frozen):
     storages = []
     original = together_module.apply_together
 
-    def noted(requests):
-        made = original(requests)
+    def noted(*args):
+        made = original(*args)
         storages.extend(StorageWeakRef(weight.untyped_storage()) for weight in made)
         return made
 

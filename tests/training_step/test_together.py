@@ -75,9 +75,9 @@ def made(monkeypatch):
     counts = []
     original = together_module.apply_together
 
-    def counted(requests):
-        counts.append(len(requests))
-        return original(requests)
+    def counted(functions, *args):
+        counts.append(len(functions))
+        return original(functions, *args)
 
     monkeypatch.setattr(together_module, 'apply_together', counted)
     return counts

@@ -9,10 +9,10 @@ title = 'Semantic segmentation, small batches'
 tasks = dict(
     segmentation=dict(
         title='Semantic segmentation of digits on textured scenes, narrow DeepLabV3',
-        config='../voc_segmentation/deeplabv3_r18_bn_digits.py',
+        config='digits_segmentation.py',
         metric='mIoU',
-        images=1200,  # five epochs
-        rates=(0.00025, 0.0005, 0.001),
+        images=2400,  # ten epochs of crops
+        rates=(0.001, 0.002, 0.004),
         # Behind DeepLab's pooling of the image, BN has one value of each channel of an image.
         search_images_per_step=2,
     ),

@@ -21,7 +21,7 @@ from typing import TextIO
 
 from .cell_config import write_cell_config
 from .results import Result, append_result, best_rates, group_number, read_results
-from .spec import Cell, Spec, all_cells
+from .spec import Cell, Spec, all_cells, as_path
 
 _PACKAGES = (
     'mmws',
@@ -64,7 +64,7 @@ def run_study(
         shard: ``(i, n)``: run the ``i``-th, from 1, of ``n`` parts. All runs of a task and a form
             are in the same part, because some of them choose the learning rate of the others.
         stop_after: Begin no run later than so many seconds after the call.
-        only: Take only runs whose name, or the name of whose form, contains this text.
+        only: Take only runs whose name contains this text, with the form as in the spec or as in a folder.
         screen: Where the line with the state goes; None prints nothing.
 
     Returns:
@@ -79,12 +79,12 @@ def run_study(
     while True:
         results = read_results(results_file)
         cells = all_cells(spec, best_rates(spec, results))
-        if not any(_may_be_named(c, only) for c in cells):
+        if not any(_may_be_named(c, as_path(only)) for c in cells):
             names = ', '.join(dict.fromkeys(f'{c.task}/{c.form}' for c in cells))
             raise ValueError(f'no run of {spec.path} has {only!r} in its name; there are {names}')
         part = [c for c in cells if group_number(c, cells) % shard[1] == shard[0] - 1]
         left = [cell for cell in part if cell not in results]
-        ready = [c for c in left if c.rate is not None and _is_named(c, only)]
+        ready = [c for c in left if c.rate is not None and as_path(only) in c.name]
         if not ready or time.monotonic() - begin > stop_after:
             return len(ready)
         state = _State(len(part) - len(left), len(part), time_left(left, results.values()))
@@ -92,18 +92,12 @@ def run_study(
         append_result(results_file, result)
 
 
-def _is_named(cell: Cell, text: str) -> bool:
-    return text in cell.name or text in f'{cell.task}/{cell.form}'
-
-
 def _may_be_named(cell: Cell, text: str) -> bool:
     """Whether a run has a text in its name, or may have it once its learning rate is known."""
     if cell.rate is not None:
-        return _is_named(cell, text)
+        return text in cell.name
     before, _, after = replace(cell, rate=0.0).name.partition('_rate0')
-    return any(text in part for part in (f'{cell.task}/{cell.form}', before, after)) or (
-        '_rate' in text
-    )
+    return text in before or text in after or '_rate' in text
 
 
 def time_left(cells: Iterable[Cell], results: Iterable[Result]) -> float | None:

@@ -174,11 +174,15 @@ class Cell:
     @property
     def name(self) -> str:
         """A name for a folder, different for every cell."""
-        form = self.form.replace('+', '-').replace(' ', '_').replace('*', 'star')
-        return (
-            f'{self.task}/{form}/{self.images_per_step}x{self.updates}'
+        return as_path(
+            f'{self.task}/{self.form}/{self.images_per_step}x{self.updates}'
             f'_rate{self.rate:g}_seed{self.seed}'
         )
+
+
+def as_path(name: str) -> str:
+    """Return the name of a form, or a part of a cell's name, as it is in the name of a folder."""
+    return name.replace('+', '-').replace(' ', '_').replace('*', 'star')
 
 
 def read_spec(path: str | Path) -> Spec:

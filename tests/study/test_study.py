@@ -161,6 +161,9 @@ def test_runs_are_chosen_by_the_name_of_their_form(tmp_path, trained):
     spec, results = read_spec(write_spec(tmp_path)), tmp_path / 'r.jsonl'
     assert run_study(spec, results, tmp_path, only='GN+WS') == 0
     assert {c.form for c in trained} == {'GN+WS'}
+    trained.clear()
+    assert run_study(spec, tmp_path / 'more.jsonl', tmp_path, only='GN+WS/1x') == 0
+    assert {(c.form, c.images_per_step) for c in trained} == {('GN+WS', 1)}
     with pytest.raises(ValueError, match=r"has 'GN-BN' in its name; there are digits/BN, d"):
         run_study(spec, results, tmp_path, only='GN-BN')
 

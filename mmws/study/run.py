@@ -64,7 +64,8 @@ def run_study(
         shard: ``(i, n)``: run the ``i``-th, from 1, of ``n`` parts. All runs of a task and a form
             are in the same part, because some of them choose the learning rate of the others.
         stop_after: Begin no run later than so many seconds after the call.
-        only: Take only runs whose name contains this text, with the form as in the spec or as in a folder.
+        only: Take only runs whose name contains this text; a form may be written as in the spec or
+            as in a folder.
         screen: Where the line with the state goes; None prints nothing.
 
     Returns:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -38,6 +38,8 @@ _graph_task = _find(torch._C, '_current_graph_task_id')
 _len_dispatch_stack = _find(torch._C, '_len_torch_dispatch_stack')
 _below_autograd = _find(torch._C, '_AutoDispatchBelowADInplaceOrView')
 _top_hooks = _find(torch._C, '_autograd._top_saved_tensors_default_hooks')
+_pre_hooks = _find(nn.modules.module, '_global_forward_pre_hooks')
+_post_hooks = _find(nn.modules.module, '_global_forward_hooks')
 _flatten = _find(torch._C, '_nn.flatten_dense_tensors')
 _unflatten = _find(torch._C, '_nn.unflatten_dense_tensors')
 # Public since PyTorch 2.2; bool() is False.
@@ -52,6 +54,8 @@ PRIVATE_NAMES = (
     '_len_dispatch_stack',
     '_below_autograd',
     '_top_hooks',
+    '_pre_hooks',
+    '_post_hooks',
     '_flatten',
     '_unflatten',
 )
@@ -97,6 +101,11 @@ def top_pack_hook() -> Callable[[Tensor], Any] | None:
     """Return the pack hook that autograd calls for what it saves now; None if unknown."""
     hooks = None if _top_hooks is None else _top_hooks(False)
     return None if hooks is None else hooks[0]
+
+
+def global_hooks() -> bool:
+    """Whether hooks of all modules see every layer's input or output; True if unknown."""
+    return _pre_hooks is None or _post_hooks is None or bool(_pre_hooks or _post_hooks)
 
 
 def saved_by(node: Any, *names: str) -> tuple[Any, ...] | None:

@@ -130,13 +130,12 @@ class _Apply(torch.autograd.Function):
 
 
 def _versions(tensors: Sequence[Tensor | None]) -> list[int]:
-    return [t._version for t in tensors if t is not None]
+    return [0 if t is None else t._version for t in tensors]
 
 
 def _check_versions(tensors: Sequence[Tensor | None], versions: Sequence[int]) -> None:
-    present = [t for t in tensors if t is not None]
-    for tensor, version in zip(present, versions):
-        if tensor._version != version:
+    for tensor, version in zip(tensors, versions):
+        if tensor is not None and tensor._version != version:
             raise RuntimeError(
                 f'a stored weight of shape {tuple(tensor.shape)} has been modified by an inplace '
                 'operation between the forward and the backward pass: its gradient can no longer '
@@ -193,13 +192,17 @@ class _ApplyTogether(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Gradients:
-        _check_versions(ctx.tensors, ctx.versions)
+        changed = _versions(ctx.tensors) != ctx.versions
         needs = _by_layer(ctx.stored, ctx.needs_input_grad[3:])
         results: list[Gradients] = [(None,) * len(tensors) for tensors in ctx.stored]
         for members, kept in ctx.families:
             arrived = [i for i in members if grads[i] is not None]
             if not arrived:
                 continue
+            if changed:
+                versions = _by_layer(ctx.stored, ctx.versions)
+                for i in arrived:
+                    _check_versions(ctx.stored[i], versions[i])
             function = ctx.functions[members[0]]
             if _needs_graph(grads[arrived[0]]):
                 for i in arrived:
@@ -238,7 +241,7 @@ def _families(
     return [*families.values()]
 
 
-def _by_layer(stored: Sequence[Stored], flat: Sequence[bool]) -> list[Sequence[bool]]:
+def _by_layer(stored: Sequence[Stored], flat: Sequence[Any]) -> list[Sequence[Any]]:
     ends = accumulate(map(len, stored))
     return [flat[end - len(tensors) : end] for tensors, end in zip(stored, ends)]
 

@@ -52,6 +52,7 @@ class TrainingStepHook(Hook):
         self._checked = False
 
     def before_train(self, runner: Runner) -> None:
+        self.after_train(runner)  # a training that failed has not done it
         if self.together or self.remake:
             self._step = TrainingStep(
                 unwrap(runner.model), self.together, self.remake, self.group_mib

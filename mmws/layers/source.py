@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Protocol
+from types import FrameType
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -15,12 +16,23 @@ class WeightSource(Protocol):
         """Return the layer's effective weight, None if the layer shall make its own."""
 
 
+class Pass(NamedTuple):
+    """A forward pass that is running."""
+
+    owner: object
+    """Who accompanies it."""
+    before: WeightSource | None
+    """The source that was active when it began."""
+    frame: FrameType
+    """Of the call in which it runs."""
+
+
 class _Active(threading.local):
     def __init__(self) -> None:
         self.source: WeightSource | None = None
         """What layers ask now."""
-        self.passes: list[tuple[object, WeightSource | None]] = []
-        """The passes that are running: who accompanies each, and the source before it."""
+        self.passes: list[Pass] = []
+        """The passes that are running, the innermost last."""
 
 
 active = _Active()

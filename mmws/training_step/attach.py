@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
 from typing import Any, TypeVar
 
 from torch import nn
 
 from mmws.compat.torch_private import is_tracing
-from mmws.layers.source import WeightSource, active
+from mmws.layers.source import Pass, WeightSource, active
 
 _Attached = TypeVar('_Attached', bound='Attached')
 
@@ -36,7 +38,10 @@ class Attached:
         """Do what is to be done after a pass, which may have failed."""
 
     def remove(self) -> None:
-        """Detach from the model."""
+        """Detach from the model; a pass that is running goes on without this object."""
+        _end_interrupted_passes()
+        while any(running.owner is self for running in active.passes):
+            self._end_pass()
         for handle in self._handles:
             handle.remove()
 
@@ -49,19 +54,37 @@ class Attached:
     def _begin(self, model: nn.Module, args: tuple[Any, ...]) -> None:
         if is_tracing() or model is not self.model:
             return
-        active.passes.append((self, active.source))
+        _end_interrupted_passes()
+        active.passes.append(Pass(self, active.source, sys._getframe(1)))
         source = self.begin(model)
         if source is not None:
             active.source = source
 
     def _end(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        passes = active.passes
-        if is_tracing() or not any(owner is self for owner, _ in passes):
-            return
-        source = active.source
-        while True:  # passes above this one are of objects that were detached meanwhile
-            owner, active.source = passes.pop()
-            if owner is self:
-                break
-        if source is not None and source is not active.source:
-            self.end(source)
+        if not is_tracing() and any(running.owner is self for running in active.passes):
+            self._end_pass()
+
+    def _end_pass(self) -> None:
+        """End the innermost pass of this object, and those that began in it and did not end."""
+        owner: object = None
+        while owner is not self:
+            source = active.source
+            owner, active.source, _ = active.passes.pop()
+            if source is not None and source is not active.source:
+                assert isinstance(owner, Attached)
+                owner.end(source)
+
+
+def _end_interrupted_passes() -> None:
+    """End passes that nobody has ended: PyTorch calls no hook after a KeyboardInterrupt."""
+    if not active.passes:
+        return
+    frames: set[FrameType] = set()
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        frames.add(frame)
+        frame = frame.f_back
+    while active.passes and active.passes[-1].frame not in frames:
+        owner = active.passes[-1].owner
+        assert isinstance(owner, Attached)
+        owner._end_pass()

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from mmws.compat.torch_private import autocast_dtype, transforms_active
-from mmws.functional import closed_form_applies
+from mmws.functional import Stored, closed_form_applies
 from mmws.layers import WeightFunctionMixin
 
 from .attach import Attached
 from .together import autocast_device
+
+_State = tuple[int, int, int]
 
 
 class HeldWeights(Attached):
@@ -27,10 +29,13 @@ class HeldWeights(Attached):
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), '_made': {}, '_stored': []}
+        return {**vars(self), '_made': {}, '_states': {}}
 
     def begin(self, model: nn.Module) -> HeldWeights | None:
-        if model.training or any(t._version != version for t, version in self._stored):
+        states = self._states.items()
+        if model.training or any(
+            _state(layer.stored_weights()) != old for layer, (_, old) in states
+        ):
             self._forget()
         return None if torch.is_grad_enabled() else self
 
@@ -52,7 +57,9 @@ class HeldWeights(Attached):
         self._made: dict[
             WeightFunctionMixin, tuple[str | None, dict[torch.dtype | None, Tensor]]
         ] = {}
-        self._stored: list[tuple[Tensor, int]] = []
+        # What a layer stored when its weight was made, and the state of that. The tensors are held,
+        # so that no other gets their identity.
+        self._states: dict[WeightFunctionMixin, tuple[Stored, list[_State]]] = {}
 
     def _make(self, layer: WeightFunctionMixin) -> Tensor | None:
         stored = layer.stored_weights()
@@ -71,8 +78,14 @@ class HeldWeights(Attached):
                 return weight  # in the memory of the graph
             torch.cuda.current_stream(weight.device).synchronize()  # other streams use it, too
         self._made.setdefault(layer, (device, {}))[1][half] = weight
-        self._stored += [(t, t._version) for t in stored if t is not None and not t.is_inference()]
+        self._states[layer] = stored, _state(stored)
         return weight
+
+
+def _state(stored: Stored) -> list[_State]:
+    """Return for each tensor its identity, its version, and where it has its data."""
+    present = [t for t in stored if t is not None]
+    return [(id(t), 0 if t.is_inference() else t._version, t.data_ptr()) for t in present]
 
 
 def hold_weights(model: nn.Module) -> HeldWeights:
@@ -91,10 +104,10 @@ def hold_weights(model: nn.Module) -> HeldWeights:
     it in the following ones. Forward passes with gradients, and calls of a part of the model
     instead of the model itself, make weights anew.
 
-    The weights are made again after a pass in training mode, and after a stored weight was changed
-    in place such that PyTorch counts it (optimizers, ``load_state_dict``). Changes without a trace
-    are not seen: writes through ``.data``, NumPy, fused optimizers or collectives, a new parameter.
-    Call ``remove()`` before, and hold again.
+    The weights are made again after a pass in training mode, and after a stored weight was replaced
+    (``model.half()``, ``model.to()``) or changed in place such that PyTorch counts it (optimizers,
+    ``load_state_dict``). Changes without a trace are not seen: writes into ``.data``, or by NumPy,
+    fused optimizers or collectives. Call ``remove()`` before, and hold again.
 
     Args:
         model: Any module; the passes are calls of it.

@@ -15,6 +15,8 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from mmws.layers import WeightStandardization
 
+from .hooked import observer
+
 _NORMS = (nn.GroupNorm, nn.LayerNorm, _BatchNorm, _InstanceNorm)
 _WEIGHTED = ('ConvolutionBackward0', 'AddmmBackward0', 'MmBackward0', 'UnsafeViewBackward0')
 
@@ -61,11 +63,13 @@ class NormCheck:
         order = self._names.values()
         return [name for name in order if name in self._judged - self._normalized]
 
+    @observer
     def _after_layer(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if isinstance(output, Tensor) and output.grad_fn is not None:
             self._judged.add(self._names[layer])
             self._nodes[output.grad_fn] = self._names[layer]
 
+    @observer
     def _before_norm(self, norm: nn.Module, args: tuple[Any, ...]) -> None:
         if not args or not isinstance(args[0], Tensor):
             return

@@ -20,13 +20,19 @@ def _check_version(tensor: Tensor, version: int) -> None:
 
 
 class Kept:
-    """An ingredient of a recipe that is kept; ``value()`` is that of a recipe."""
+    """An ingredient of a recipe that is kept; ``value()`` is that of a recipe.
 
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor, self._version = tensor.detach(), tensor._version
+    Args:
+        tensor: What is kept; None for a bias, for instance, that a layer does not have.
+    """
 
-    def value(self) -> Tensor:
-        _check_version(self._tensor, self._version)
+    def __init__(self, tensor: Tensor | None) -> None:
+        self._tensor = None if tensor is None else tensor.detach()
+        self._version = 0 if tensor is None else tensor._version
+
+    def value(self) -> Tensor | None:
+        if self._tensor is not None:
+            _check_version(self._tensor, self._version)
         return self._tensor
 
 

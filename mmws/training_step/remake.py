@@ -39,15 +39,27 @@ from mmws.compat.torch_private import (
 )
 from mmws.functional import apply, closed_form_applies
 from mmws.layers import GroupNorm, WeightFunctionMixin
-from mmws.layers.kinds import ConvKind
+from mmws.layers.kinds import ConvKind, ConvTransposeKind, LinearKind
 from mmws.layers.source import WeightSource, active
 
+from .hooked import is_hooked, observer
 from .recipes import Box, Kept, Recipe, Slot
 from .results import OPERATIONS, Results
 from .together import autocast_device
 
 CONSUMERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.modules.conv._ConvTransposeNd)
 """Layers that keep their input, which is looked at before they run."""
+
+_FORWARDS = {
+    *(
+        getattr(nn, f'{kind}{dims}d').forward
+        for kind in ('Conv', 'ConvTranspose')
+        for dims in (1, 2, 3)
+    ),
+    *(kind.forward for kind in (nn.Linear, ConvKind, ConvTransposeKind, LinearKind)),
+}
+_MMCV_WRAPPERS = 'mmcv.cnn.bricks.wrappers'
+"""MMCV's own convolutions, whose forward calls PyTorch's but for inputs without elements."""
 
 NORMS = (nn.GroupNorm, _BatchNorm)
 
@@ -92,10 +104,12 @@ class RemakingPass:
 
     Args:
         weights: The source of weights made together, None if layers make their own.
+        sharded: Whether parts of the model are units of FSDP.
     """
 
-    def __init__(self, weights: WeightSource | None) -> None:
+    def __init__(self, weights: WeightSource | None, sharded: bool = False) -> None:
         self.weights = weights
+        self._sharded = sharded
         self._known: dict[_Place, _Known] = {}
         self._boxes: dict[_Place, tuple[StorageWeakRef, list[weakref.ref[Box]]]] = {}
         self._results = Results()
@@ -116,27 +130,26 @@ class RemakingPass:
     def weight_of(self, layer: WeightFunctionMixin) -> Tensor | None:
         """Return the layer's weight, and note how it is remade."""
         weight = None if self.weights is None else self.weights.weight_of(layer)
-        half = autocast_dtype(autocast_device(layer, layer.stored_weights()))
+        if _is_parametrized(layer):  # each reading of its tensors may give others
+            return weight
+        function, stored = layer.stored_function(), layer.stored_weights()
         if weight is None:
-            if not closed_form_applies(*layer.stored_weights()):
+            if not closed_form_applies(*stored):
                 return None
-            weight = layer.effective_weight()
+            half = autocast_dtype(autocast_device(layer, stored))
+            weight = apply(function, *stored)
             weight = weight if half is None else weight.to(half)
         if _is_widening(layer):
             self._weights[layer] = weight
         # A kept weight would keep those that share its storage.
         shared = weight.nbytes < weight.untyped_storage().nbytes()
         if (shared or weight.nbytes >= MIN_BYTES) and self._saves():
-            function, stored = layer.stored_function(), layer.stored_weights()
-
-            def remake(weight: Tensor, *present: Tensor) -> Tensor:
-                others = iter(present)
-                tensors = (None if t is None else next(others) for t in stored[1:])
-                return apply(function, weight, *tensors).to(weight_dtype)
-
             weight_dtype = weight.dtype
-            kept = [Kept(t) for t in stored if t is not None]
-            self._note(weight, Recipe(remake, *kept, device=weight.device))
+
+            def remake(weight: Tensor, *others: Tensor | None) -> Tensor:
+                return apply(function, weight, *others).to(weight_dtype)
+
+            self._note(weight, Recipe(remake, *map(Kept, stored), device=weight.device))
         return weight
 
     def before_layer(self, layer: Any, x: Tensor) -> Tensor | None:
@@ -181,16 +194,18 @@ class RemakingPass:
         if function is None or not self._worthwhile(out) or len(args) != 1:
             return
         x = args[0]
-        present = [t for t in (norm.weight, norm.bias) if t is not None]
+        tensors = [norm.weight, norm.bias]
         if isinstance(norm, _BatchNorm):
-            present += [norm.running_mean, norm.running_var]
-        recipe = Recipe(function, self._ingredient(x), *(Kept(t) for t in present), device=x.device)
+            tensors += [norm.running_mean, norm.running_var]
+        if self._sharded:  # what the norm has is not there when another unit runs backward
+            tensors = [None if t is None else t.detach().clone() for t in tensors]
+        recipe = Recipe(function, self._ingredient(x), *map(Kept, tensors), device=x.device)
         self._results.add_norm(out, storage_address(out), recipe)
         self._note(out, recipe)
 
     def after_convolution(self, layer: Any, args: tuple[Any, ...], out: Any) -> None:
         """Note how the output of a 1×1 convolution to many more channels is remade."""
-        if not _is_widening(layer) or not self._worthwhile(out) or len(args) != 1:
+        if self._sharded or not _is_widening(layer) or not self._worthwhile(out) or len(args) != 1:
             return
         x = args[0]
         if x.dim() != layer.weight.dim():  # no batch
@@ -200,14 +215,11 @@ class RemakingPass:
             if isinstance(layer, WeightFunctionMixin):
                 return
             weight = layer.weight
-        ingredients = [self._ingredient(x)]
-        ingredients.append(self._ingredient(weight))
-        if layer.bias is not None:
-            ingredients.append(Kept(layer.bias))
+        ingredients = self._ingredient(x), self._ingredient(weight), Kept(layer.bias)
         convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[x.dim()]
         options = layer.stride, layer.padding, layer.dilation, layer.groups
 
-        def remake(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        def remake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             return convolve(x, weight, bias, *options)
 
         self._note(out, Recipe(remake, *ingredients, device=out.device))
@@ -280,29 +292,33 @@ def _has_storage(tensor: Tensor) -> bool:
     return tensor.layout is torch.strided
 
 
+def _is_parametrized(layer: nn.Module) -> bool:
+    return 'parametrizations' in layer._modules
+
+
+def _is_itself(layer: nn.Module) -> bool:
+    """Whether nothing but its class and its own tensors makes what a layer puts out."""
+    return not (is_hooked(layer) or _is_parametrized(layer) or 'forward' in vars(layer))
+
+
 def _norm_function(norm: Any) -> Callable[..., Tensor] | None:
     """Return what a norm does with its input and its tensors, None if that is not known."""
-    own = int(isinstance(norm, nn.GroupNorm))  # the pre-hook of remaking
-    hooked = len(norm._forward_hooks) > 1 or len(norm._forward_pre_hooks) > own
-    if hooked or 'forward' in vars(norm):
+    if not _is_itself(norm):
         return None
     eps = norm.eps
-    affine = norm.weight is not None
     if type(norm).forward in (nn.GroupNorm.forward, GroupNorm.forward):
         groups = norm.num_groups
 
-        def group_norm(
-            x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
-        ) -> Tensor:
+        def group_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
             return torch.group_norm(x, groups, weight, bias, eps)
 
         return group_norm
     frozen = not norm.training and getattr(norm, 'running_mean', None) is not None
     if type(norm).forward is _BatchNorm.forward and frozen:  # batch statistics are not remade
 
-        def batch_norm(x: Tensor, *tensors: Tensor) -> Tensor:
-            weight, bias = tensors[:2] if affine else (None, None)
-            mean, variance = tensors[-2:]
+        def batch_norm(
+            x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor
+        ) -> Tensor:
             return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
 
         return batch_norm
@@ -315,21 +331,24 @@ def _dtype_under_autocast(layer: Any, x: Tensor) -> torch.dtype | None:
     if half is None or x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return None
     if isinstance(layer, CONSUMERS):
-        return half if getattr(layer, 'half_precision', True) else None
+        # A forward of another name may compute in float32 on purpose.
+        known = type(layer).forward in _FORWARDS or type(layer).__module__ == _MMCV_WRAPPERS
+        known = known and 'forward' not in vars(layer)
+        return half if known and getattr(layer, 'half_precision', True) else None
     norm = type(layer).forward in (nn.GroupNorm.forward, GroupNorm.forward)
     return torch.float32 if norm and x.device.type in FLOAT32_NORMS else None
 
 
 def _is_widening(layer: Any) -> bool:
-    """Whether a layer is a 1×1 convolution to many more channels, without any hook but one."""
+    """Whether a layer is a 1×1 convolution to many more channels, and nothing besides."""
     plain = type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     if not plain and getattr(type(layer), 'forward', None) is not ConvKind.forward:
         return False
-    if len(layer._forward_hooks) > 1 or len(layer._forward_pre_hooks) > 1:
+    if not _is_itself(layer):
         return False
     point = all(size == 1 for size in layer.kernel_size) and layer.padding_mode == 'zeros'
     wide = layer.out_channels >= WIDENING * layer.in_channels
-    return point and wide and 'forward' not in vars(layer)
+    return point and wide
 
 
 class RemakingHooks:
@@ -355,6 +374,7 @@ def _running() -> RemakingPass | None:
     return source if isinstance(source, RemakingPass) and torch.is_grad_enabled() else None
 
 
+@observer
 def _before_layer(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
     running = _running()
     if running is None or not args or not isinstance(args[0], Tensor):
@@ -363,12 +383,14 @@ def _before_layer(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | 
     return None if cast is None else (cast, *args[1:])
 
 
+@observer
 def _after_norm(norm: nn.Module, args: tuple[Any, ...], out: Any) -> None:
     running = _running()
     if running is not None:
         running.after_norm(norm, args, out)
 
 
+@observer
 def _after_convolution(layer: nn.Module, args: tuple[Any, ...], out: Any) -> None:
     running = _running()
     if running is not None:

@@ -12,7 +12,7 @@ from mmws.layers.source import WeightSource
 
 from .attach import Attached
 from .remake import RemakingHooks, RemakingPass
-from .together import Plan, WeightPass
+from .together import Plan, WeightPass, is_sharded
 
 
 class TrainingStep(Attached):
@@ -64,6 +64,7 @@ class TrainingStep(Attached):
         super().__init__(model)
         self._plan = Plan(model, group_mib) if together else None
         self._remaking = RemakingHooks(model) if remake else None
+        self._sharded: bool | None = None  # not known before the first pass
 
     def __getstate__(self) -> dict[str, Any]:
         # What was planned is about the layers of this very model, and is soon planned again.
@@ -81,7 +82,9 @@ class TrainingStep(Attached):
         weights = None if self._plan is None else WeightPass(self._plan)
         if self._remaking is None or transforms_active():
             return weights
-        return RemakingPass(weights)
+        if self._sharded is None:
+            self._sharded = is_sharded(model)
+        return RemakingPass(weights, self._sharded)
 
     def end(self, source: WeightSource) -> None:
         weights: WeightSource | None = source

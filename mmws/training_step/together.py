@@ -28,6 +28,12 @@ from mmws.compat.torch_private import autocast_dtype, backward_running, transfor
 from mmws.functional import Stored, apply_together, closed_form_applies
 from mmws.layers import WeightFunctionMixin
 
+from .hooked import has_pre_hooks
+
+# A weight, the half precision that it has, the device whose autocast counts, what it was made from,
+# and how often that was changed before. No weight: the layer makes its own in this pass.
+_Made = tuple[Tensor | None, torch.dtype | None, str | None, Stored | tuple[()], int]
+
 BUCKET_MIB = 25.0
 """Stored weights of a group under DistributedDataParallel, whose default bucket is as large."""
 
@@ -54,7 +60,7 @@ class Plan:
             return
         order: list[WeightFunctionMixin] = [*self.groups, *finished.unknown]
         self.alone |= without_grad
-        if _is_sharded(self.model):  # the weights of one unit exist while others are elsewhere
+        if is_sharded(self.model):  # the weights of one unit exist while others are elsewhere
             self.alone.update(order)
         limit = self.group_mib
         if limit is None and dist.is_available() and dist.is_initialized():
@@ -78,10 +84,7 @@ class WeightPass:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        # Layer -> its weight, the half precision that it has, and the device whose autocast counts.
-        self._made: dict[
-            WeightFunctionMixin, tuple[Tensor | None, torch.dtype | None, str | None]
-        ] = {}
+        self._made: dict[WeightFunctionMixin, _Made] = {}
         self.unknown: dict[WeightFunctionMixin, None] = {}  # in order of execution
         self.without_grad: set[WeightFunctionMixin] = set()
 
@@ -97,24 +100,30 @@ class WeightPass:
             if not self._make_group(layer):
                 return None
             made = self._made[layer]
-        weight, half, device = made
+        weight, half, device, stored, changes = made
         if half is not None and half is not autocast_dtype(device):
             return None  # autocast has changed since the group was made
-        return weight
+        # So has what the layer stores, if the model itself clamps it, for instance.
+        now = stored[0]._version if len(stored) == 1 else _changes(stored)
+        return weight if now == changes else None
 
     def close(self) -> None:
         """Drop the made weights, whoever still holds the pass."""
         self._made.clear()
 
     def _make_group(self, layer: WeightFunctionMixin) -> bool:
+        if has_pre_hooks(layer):
+            return False  # they may write its weight, which others ask for before
         group = self._plan.groups.get(layer)
         if group is None:
             if layer not in self._plan.alone:
                 self.unknown[layer] = None
             return False
+        if any(member._forward_pre_hooks for member in group):
+            group = [member for member in group if not has_pre_hooks(member)]
         stored = [member.stored_weights() for member in group]
         if not closed_form_applies(*chain.from_iterable(stored)):
-            self._made.update(dict.fromkeys(group, (None, None, None)))
+            self._made.update(dict.fromkeys(group, (None, None, None, (), 0)))
             return True
         functions = [member.stored_function() for member in group]
         devices = {tensors[0].device.type for tensors in stored}
@@ -123,8 +132,15 @@ class WeightPass:
         if any(autocast.values()):
             kinds = [*map(autocast_device, group, stored)]
         dtypes = [None if kind is None else autocast[kind] for kind in kinds]
-        self._made.update(zip(group, zip(apply_together(functions, stored, dtypes), dtypes, kinds)))
+        weights = apply_together(functions, stored, dtypes)
+        changes = [ts[0]._version if len(ts) == 1 else _changes(ts) for ts in stored]
+        self._made.update(zip(group, zip(weights, dtypes, kinds, stored, changes)))
         return True
+
+
+def _changes(stored: Stored | tuple[()]) -> int:
+    """Return how often any of the stored tensors was changed in place."""
+    return sum(t._version for t in stored if t is not None)
 
 
 def autocast_device(layer: WeightFunctionMixin, stored: Stored) -> str | None:
@@ -140,7 +156,7 @@ def autocast_device(layer: WeightFunctionMixin, stored: Stored) -> str | None:
     return weight.device.type
 
 
-def _is_sharded(model: nn.Module) -> bool:
+def is_sharded(model: nn.Module) -> bool:
     """Whether a part of the model is a unit of FSDP, of either version."""
     fsdp = sys.modules.get('torch.distributed.fsdp')
     names = ('FullyShardedDataParallel', 'FSDPModule')

@@ -37,9 +37,10 @@ def made(monkeypatch):
 def check(model):
     """Return whether the model computes with what it stores."""
     with torch.no_grad():
-        out, fresh = model(X), make()
+        x = X.to(model[0].weight.dtype)
+        out, fresh = model(x), make().to(x.dtype)
         fresh.load_state_dict({k: v.clone() for k, v in model.state_dict().items()})
-        torch.testing.assert_close(out, fresh(X))
+        torch.testing.assert_close(out, fresh(x))
 
 
 @pytest.mark.parametrize('mode', [torch.no_grad, torch.inference_mode])
@@ -73,8 +74,13 @@ def test_gradients_reach_the_stored_weight():
         lambda model: model[2].weight_g.mul_(2),
         lambda model: model.load_state_dict({k: v + 1 for k, v in model.state_dict().items()}),
         lambda model: torch.nn.init.normal_(model[0].weight),
+        lambda model: model.double(),
+        lambda model: setattr(model[0].weight, 'data', torch.randn(4, 3, 3, 3)),
+        lambda model: model.load_state_dict(
+            {k: v + 1 for k, v in model.state_dict().items()}, assign=True
+        ),
     ],
-    ids=range(4),
+    ids=range(7),
 )
 def test_changes_that_leave_a_trace_are_followed(change):
     model = make()

@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 from mmws import TrainingStep, layers
 from mmws.layers.source import active
 from mmws.training_step import recipes, remake
 from mmws.training_step import together as together_module
+from mmws.training_step.norm_check import NormCheck
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +75,24 @@ def assert_bitwise(model, alone, **kwargs):
         torch.testing.assert_close(step(model, **kwargs), expected, rtol=0, atol=0)
 
 
+def frozen_batch_norm(channels):
+    norm = nn.BatchNorm2d(channels).eval()
+    nn.init.normal_(norm.running_mean), nn.init.uniform_(norm.running_var, 0.5, 2)
+    return norm
+
+
+def norm_without(name, build):
+    """Return a maker of norms that have a gain but no offset, or the reverse."""
+
+    def norm(channels):
+        made = build(channels)
+        nn.init.normal_(made.weight), nn.init.normal_(made.bias)
+        setattr(made, name, None)
+        return made
+
+    return norm
+
+
 FROZEN_BN = {'norm': lambda channels: nn.BatchNorm2d(channels).eval()}
 
 
@@ -89,6 +109,10 @@ FROZEN_BN = {'norm': lambda channels: nn.BatchNorm2d(channels).eval()}
         {'conv': nn.Conv2d},
         {'conv': layers.ConvWN2d, 'inplace': True},
         FROZEN_BN,
+        # Bug: a bias that is absent is taken for a running mean, or a weight for a bias.
+        {'norm': norm_without('weight', frozen_batch_norm)},
+        {'norm': norm_without('bias', frozen_batch_norm)},
+        {'norm': norm_without('bias', lambda channels: nn.GroupNorm(2, channels))},
         {'norm': nn.BatchNorm2d},
         {'norm': lambda channels: nn.Sequential(nn.GroupNorm(2, channels), nn.Dropout(0.0))},
     ],
@@ -464,6 +488,69 @@ def test_hooks_that_change_an_output_are_respected():
     alone = copy.deepcopy(model)
     TrainingStep(model, remake=True)
     assert_bitwise(model, alone)
+
+
+def test_hooks_of_all_modules_are_respected():
+    # Bug: such a hook runs before those of a module, so that the output which it has changed is
+    # taken for what the norm makes.
+    model = make()
+    alone = copy.deepcopy(model)
+    TrainingStep(model, remake=True)
+
+    def double(module, args, out):
+        return out * 2 if isinstance(module, (nn.GroupNorm, nn.Conv2d)) else None
+
+    handle = nn.modules.module.register_module_forward_hook(double)
+    try:
+        assert_bitwise(model, alone)
+    finally:
+        handle.remove()
+
+
+def test_watching_for_missing_norms_keeps_no_more():
+    # Bug: the hooks that look for a missing norm in the first iteration count as a user's, and
+    # nothing around norms is remade in it.
+    model = make()
+    TrainingStep(model, remake=True)
+    expected = saved_bytes(model)
+    with NormCheck(model):
+        assert saved_bytes(model) == expected
+
+
+class Dropped(nn.Module):
+    def forward(self, weight):
+        return weight * (torch.rand_like(weight) > 0.5)
+
+
+@pytest.mark.parametrize('part', ['conv2', 'conv3', 'norm2'])
+def test_random_parametrizations_are_not_drawn_again(part):
+    # Bug: the weight is remade from another draw than that of the forward pass.
+    model = make()
+    parametrize.register_parametrization(getattr(model[2], part), 'weight', Dropped())
+    alone = copy.deepcopy(model)
+    TrainingStep(model, together=False, remake=True)
+    for _ in range(2):
+        results = []
+        for m in (model, alone):
+            torch.manual_seed(1)
+            results.append(step(m))
+        torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+class Float32Conv(nn.Conv2d):
+    """A layer that takes itself out of autocast."""
+
+    def forward(self, x):
+        with torch.autocast('cpu', enabled=False):
+            return super().forward(x.float())
+
+
+def test_a_layer_that_leaves_autocast_gets_its_input_unrounded():
+    # Bug: the input is cast to half precision in front of the layer.
+    model = nn.Sequential(nn.GroupNorm(1, 3), Float32Conv(3, 4, 3), nn.Flatten(), nn.Linear(784, 2))
+    alone = copy.deepcopy(model)
+    TrainingStep(model, remake=True)
+    assert_bitwise(model, alone, amp=True)
 
 
 @pytest.mark.slow

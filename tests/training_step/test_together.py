@@ -14,9 +14,11 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint
 
 from mmws import TrainingStep, layers
+from mmws.compat.torch_private import top_pack_hook
 from mmws.functional import WeightFunction
 from mmws.layers.source import active
 from mmws.training_step import remake as remake_module
@@ -231,6 +233,122 @@ def test_an_exception_leaves_nothing_behind():
     assert_equal_steps(model, alone)
 
 
+@pytest.mark.parametrize('remake', [False, True])
+def test_an_interrupt_leaves_nothing_behind(remake):
+    # Bug: PyTorch calls no hook of the model after a KeyboardInterrupt, and the pass, with its
+    # weights and its hooks for saved tensors, stays active for good.
+    model, other = make(), make()
+    alone = copy.deepcopy(model)
+    training_step = TrainingStep(model, remake=remake)
+    TrainingStep(other)
+    step(model)
+
+    def interrupt(module, args):
+        raise KeyboardInterrupt
+
+    for goes_on in (lambda: assert_equal_steps(model, alone), other, training_step.remove):
+        handle = model.affine.register_forward_pre_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            model(X)
+        handle.remove()
+        goes_on(X) if goes_on is other else goes_on()
+        assert not active.passes
+        assert active.source is None
+        assert top_pack_hook() is None
+
+
+@pytest.mark.parametrize('remake', [False, True])
+def test_removal_in_the_middle_of_a_pass(remake):
+    # Bug: a pass whose owner is removed meanwhile is never ended.
+    model = make()
+    training_step = TrainingStep(model, remake=remake)
+    step(model)
+    model.affine.register_forward_pre_hook(lambda module, args: training_step.remove())
+    model(X).sum().backward()
+    assert not active.passes
+    assert active.source is None
+    assert top_pack_hook() is None
+
+
+class Clamped(nn.Module):
+    """A model that changes weights in front of their layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = layers.ConvWS2d(3, 4, 3), layers.ConvWN2d(4, 4, 3)
+
+    def forward(self, x):
+        x = self.first(x)
+        with torch.no_grad():
+            self.second.weight.mul_(1.5).clamp_(-0.1, 0.1)
+        return self.second(x)
+
+
+def pruned():
+    model = nn.Sequential(layers.ConvWS2d(3, 4, 3), nn.ReLU(), layers.ConvWS2d(4, 4, 3))
+    for layer in (model[0], model[2]):
+        prune.l1_unstructured(layer, 'weight', 0.3)
+    return model
+
+
+def clamped_by_a_hook():
+    model = nn.Sequential(layers.ConvWN2d(3, 4, 3), nn.ReLU(), layers.ConvWN2d(4, 4, 3))
+    for layer in (model[0], model[2]):
+        layer.register_forward_pre_hook(clamp)
+    return model
+
+
+def clamp(layer, args):
+    layer.weight.data.clamp_(-0.1, 0.1)
+
+
+@pytest.mark.parametrize('remake', [False, True])
+@pytest.mark.parametrize('build', [pruned, clamped_by_a_hook, Clamped])
+def test_weights_that_are_written_just_before_their_layer_runs(build, remake):
+    # Bug: the weights of a group are made when its first layer runs, from what the other layers
+    # store then, before a hook or the model writes it.
+    models = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        models.append(build())
+    model, alone = models
+    TrainingStep(model, remake=remake)
+    optimizers = [torch.optim.SGD(m.parameters(), 0.1) for m in (model, alone)]
+    for _ in range(4):
+        losses = []
+        for m, optimizer in zip((model, alone), optimizers):
+            optimizer.zero_grad()
+            losses.append(m(X).square().mean())
+            losses[-1].backward()
+            optimizer.step()
+        torch.testing.assert_close(*losses)
+
+
+def test_parts_with_optimizers_of_their_own():
+    # Bug: a step of one part's optimizer between the backward passes of two parts is an error in
+    # the other part.
+    class Parts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = layers.ConvWS2d(3, 4, 3), layers.ConvWS2d(3, 4, 3)
+
+        def forward(self, x):
+            return self.a(x).square().mean(), self.b(x).square().mean()
+
+    torch.manual_seed(0)
+    model = Parts()
+    alone = copy.deepcopy(model)
+    TrainingStep(model)
+    for _ in range(3):
+        for m in (model, alone):
+            for loss, part in zip(m(X), (m.a, m.b)):
+                part.zero_grad()
+                loss.backward()
+                torch.optim.SGD(part.parameters(), 0.1).step()
+        for got, expected in zip(model.parameters(), alone.parameters()):
+            torch.testing.assert_close(got, expected)
+
+
 def test_a_step_of_the_optimizer_between():
     # Would catch a filter of the step before.
     model, alone = make(), make()
@@ -409,6 +527,22 @@ def _fsdp_worker(rank: int, init_method: str) -> None:
                 model(parts[rank]).square().mean().backward()
                 sum(alone(x).square().mean() / 2 for x in parts).backward()
                 assert_equal_gradients(model, alone)
+        # Bug: a norm at the end of a unit, and a wide convolution in front of one, are remade from
+        # parameters that are elsewhere when the next unit runs its backward pass.
+        torch.manual_seed(0)
+        alone = nn.Sequential(
+            nn.Sequential(layers.ConvWS2d(3, 4, 3), nn.GroupNorm(2, 4)),
+            nn.Sequential(nn.ReLU(), layers.ConvWS2d(4, 8, 1)),
+            nn.Sequential(nn.GroupNorm(2, 8), layers.ConvWS2d(8, 4, 3)),
+        )
+        model = copy.deepcopy(alone)
+        TrainingStep(model, remake=True)
+        for unit in (*model, model):
+            fully_shard(unit, mesh=mesh, reshard_after_forward=True)
+        parts = X.split(1)
+        model(parts[rank]).square().mean().backward()
+        sum(alone(x).square().mean() / 2 for x in parts).backward()
+        assert_equal_gradients(model, alone)
     finally:
         dist.destroy_process_group()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -95,8 +95,22 @@ def convert(
         model = copied(model)
     plan = _plan(model, conv_target, norm_target, inputs, _excluded(model, skip, only))
     with all_or_nothing(model):
-        vars(model)['conversion_report'] = _apply(model, plan)
+        report = _apply(model, plan)
+        report.earlier = _converted_before(model)
+        vars(model)['conversion_report'] = report
     return model
+
+
+def _converted_before(model: nn.Module) -> list[Change]:
+    """Return the changes of convolutions that reports of the model, or of parts of it, tell of."""
+    changes: dict[str, Change] = {}
+    for place, module in model.named_modules():
+        report = vars(module).get('conversion_report')
+        if isinstance(report, ConversionReport):
+            for change in (*report.earlier, *report.convs):
+                name = '.'.join(part for part in (place, change.name) if part)
+                changes.setdefault(name, replace(change, name=name))
+    return [*changes.values()]
 
 
 @dataclass

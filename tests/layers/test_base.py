@@ -448,7 +448,7 @@ def test_values_that_nobody_can_give_are_missing():
     plain = nn.Linear(4, 3).state_dict()
     with torch.device('meta'):
         layer = Scaled(4, 3)
-    with pytest.raises(RuntimeError, match='Missing.*scale'):
+    with pytest.raises(RuntimeError, match=r'Missing.*scale'):
         layer.load_state_dict(plain, assign=True)
     Scaled(4, 3).load_state_dict(plain, assign=True)
 

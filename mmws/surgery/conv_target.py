@@ -151,7 +151,7 @@ class ConvTarget:
 
         What the layer stores beside its weight is made such that the layer computes as before,
         where the weight function can do that; it is shared with ``first``, the first layer that
-        holds the same weight.
+        holds the same weight and divides it into filters alike.
         """
         weighted = self._weighted_class(module)
         assert weighted is not None  # why_not() said so

@@ -248,15 +248,23 @@ def _count_parameters(model: nn.Module) -> int:
 
 
 def _change_convs(plan: _Plan, names: dict[nn.Module, str], report: ConversionReport) -> None:
-    first: dict[int, nn.Module] = {}  # of the layers that hold the same weight
+    first: dict[tuple[int, int], nn.Module] = {}  # of the layers with the same filters
     for layer, reason in plan.convs.items():
         before, name = type(layer).__name__, names[layer]
         if reason is None and plan.conv is not None:
-            plan.conv.put_into(layer, first.setdefault(id(layer.weight), layer))
+            plan.conv.put_into(layer, first.setdefault(_filters_of(layer), layer))
             report.convs.append(Change(name, before, type(layer).__name__))
         elif is_convolution(layer) or layer in plan.feeds.norms:
             # A linear layer is nothing special unless a normalization follows.
             report.left.append(Unchanged(name, before, reason or 'conv=None'))
+
+
+def _filters_of(layer: Any) -> tuple[int, int]:
+    """Return what is equal for layers that hold the same weight and divide it into filters alike.
+
+    The filters of a transposed convolution lie along another dimension, and group by group.
+    """
+    return id(layer.weight), layer.groups if getattr(layer, 'transposed', False) else 0
 
 
 def _change_norms(plan: _Plan, names: dict[nn.Module, str], report: ConversionReport) -> None:

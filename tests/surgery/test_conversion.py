@@ -393,6 +393,41 @@ def test_weights_shared_by_layers_share_their_gains():
     assert 'shares its weight' in str(plain.conversion_report)
 
 
+class TiedTranspose(nn.Module):
+    """An encoder and a decoder with one weight."""
+
+    def __init__(self, channels, features, groups):
+        super().__init__()
+        self.a = nn.Conv2d(channels * groups, features, 3, groups=groups)
+        self.b = nn.ConvTranspose2d(features, channels * groups, 3, groups=groups)
+        self.c = nn.Conv2d(channels * groups, features, 3, groups=groups)
+        self.b.weight = self.c.weight = self.a.weight
+        norms = [nn.BatchNorm2d(features), nn.BatchNorm2d(channels * groups)]
+        self.norms = nn.ModuleList([*norms, nn.BatchNorm2d(features)])
+
+    def forward(self, x):
+        for layer, norm in zip((self.a, self.b, self.c), self.norms):
+            x = norm(layer(x))
+        return x
+
+
+@pytest.mark.parametrize('conv', ['AWS', 'WN'])
+@pytest.mark.parametrize('channels', [(8, 8, 1), (3, 8, 1), (4, 8, 2)], ids=str)
+def test_a_weight_shared_with_a_transposed_convolution_has_other_filters(conv, channels):
+    # Bug: the transposed convolution shared the gains of the filters of the other one: it computed
+    # something else, or failed in the forward pass.
+    torch.manual_seed(0)
+    model = TiedTranspose(*channels)
+    x = torch.randn(2, channels[0] * channels[2], 8, 8)
+    expected = model(x)
+    mmws.convert(model, conv, norm=None, inputs=x)
+    assert model.b.weight is model.a.weight
+    gain = model.a.beside_weight[0]
+    assert getattr(model.a, gain) is getattr(model.c, gain) is not getattr(model.b, gain)
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(mmws.fold(model)(x), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_conv_modules_follow():
     # Bug: MMCV's block goes on to look for `bn`, or folds running statistics that are gone.
     model = ConvModule(3, 64, 3, norm_cfg=dict(type='BN'), efficient_conv_bn_eval=True).eval()

@@ -98,7 +98,7 @@ class NormTarget:
         """Return the config that builds a layer like ``norm``, which is of this kind."""
         config = self.config(channels)
         accepted = inspect.signature(type(norm)).parameters
-        for name in ('eps', 'num_groups'):
+        for name in ('eps', 'num_groups', 'affine'):
             value = getattr(norm, name, None)
             if name in accepted and value is not None and value != accepted[name].default:
                 usual = name == 'num_groups' and value == largest_group_count(channels)
@@ -181,9 +181,9 @@ class NormTarget:
     def _template(self, module: nn.Module, affine: bool, positions: int | None) -> nn.Module:
         """Return a layer of this kind for the channels of ``module``."""
         channels = _channels(module)
-        defaults: dict[str, Any] = {'eps': getattr(module, 'eps', 1e-5)}
-        if not affine:
-            defaults['affine'] = False
+        # Gains and offsets are there if they were before: those of PyTorch's instance
+        # normalization are not by default, and trained ones would be lost.
+        defaults: dict[str, Any] = {'eps': getattr(module, 'eps', 1e-5), 'affine': affine}
         plain = self._build(channels, **defaults)
         if positions == 1 and isinstance(plain, GroupNorm):
             groups = self._groups_of_single_positions(channels, plain.num_groups)

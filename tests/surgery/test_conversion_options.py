@@ -88,6 +88,25 @@ def test_norms_keep_eps_and_stay_without_gains(norm, affine):
     assert mmws.convert(two_blocks(), norm=dict(type='GN', eps=1e-4))[0][1].eps == 1e-4
 
 
+def test_gains_are_kept_where_the_norm_has_none_by_default():
+    # Bug: 'IN2d' dropped trained gains and offsets, for PyTorch's instance norm has affine=False.
+    model = two_blocks()
+    for norm in (model[0][1], model[1][1]):
+        nn.init.uniform_(norm.weight)
+        nn.init.uniform_(norm.bias)
+    expected = model[0][1].weight, model[0][1].bias
+    mmws.convert(model, norm='IN2d')
+    assert isinstance(model[0][1], nn.InstanceNorm2d)
+    assert (model[0][1].weight, model[0][1].bias) == expected
+    asked = mmws.convert(two_blocks(), norm=dict(type='IN2d', affine=False))
+    assert asked[0][1].weight is None
+    for norm, affine in (('IN2d', True), ('GN', False)):
+        block = ConvModule(3, 32, 1, norm_cfg=dict(type='BN', affine=affine))
+        mmws.convert(block, norm=norm)
+        twin = ConvModule(3, 32, 1, conv_cfg=block.conv_cfg, norm_cfg=block.norm_cfg)
+        assert twin.state_dict().keys() == block.state_dict().keys()
+
+
 def test_blocks_of_mmcv_remember_eps_and_groups():
     # Bug: the block built from what the converted one remembers computes something else.
     model = ConvModule(3, 64, 1, norm_cfg=dict(type='BN', eps=1e-3))

@@ -48,9 +48,9 @@ def convert(
     Layers stay the objects they are, with their parameters, hooks, device, dtype, mode and
     ``requires_grad``. Gains, offsets and eps of the norms stay, running statistics go.
     ``init_cfg`` of MMEngine goes on to reach the layers that it reached. Where a module keeps the
-    name of its norm in an attribute, as MMCV's and MMDetection's do, the norm is renamed as MMCV
-    would name it (``bn1`` to ``gn1``), so that the state dict is that of the model built with such
-    norms, and published weights fit.
+    name of its norm in an attribute such as ``norm_name`` or ``norm1_name``, as MMCV's and
+    MMDetection's do, the norm is renamed as MMCV would name it (``bn1`` to ``gn1``), so that the
+    state dict is that of the model built with such norms, and published weights fit.
 
     Batch Normalization that was frozen for want of a batch needs no freezing afterwards:
     ``norm_eval`` is turned off, and gains and offsets become trainable, except where the

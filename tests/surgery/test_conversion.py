@@ -441,6 +441,28 @@ def test_conv_modules_follow():
     assert torch.equal(twin(x), model(x))
 
 
+class NamesAKind(nn.Module):
+    """A block of a user, which keeps the kind of its norm, and names the norm alike."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.norm1_name = 'bn', 'bn1'
+        self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.conv1, self.bn1 = nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        x = self.bn(self.conv(x))
+        return getattr(self, self.norm1_name)(self.conv1(x))
+
+
+def test_norms_are_renamed_where_an_attribute_holds_their_name_alone():
+    # Bug: any attribute of the same text counted, and the forward pass then missed `self.bn`.
+    model = mmws.convert(NamesAKind())
+    assert [name for name, _ in model.named_children()] == ['conv', 'bn', 'conv1', 'gn1']
+    assert (model.norm, model.norm1_name) == ('bn', 'gn1')
+    assert model(torch.randn(1, 3, 9, 9)).isfinite().all()
+
+
 class Initialized(BaseModule):
     def __init__(self):
         super().__init__(

@@ -115,6 +115,8 @@ class NormTarget:
         """
         if not is_batch_norm(module):
             return 'is no batch normalization'
+        if 'forward' in vars(module):  # of the instance, put there by a user or a library
+            return 'batch normalization with a forward of its own'
         layer = self._layer()
         if base_among(type(module), _timm_norm_acts()) is not None:
             if layer is None or not issubclass(layer, GroupNorm):  # BCN is derived from it

@@ -88,6 +88,19 @@ def test_norms_keep_eps_and_stay_without_gains(norm, affine):
     assert mmws.convert(two_blocks(), norm=dict(type='GN', eps=1e-4))[0][1].eps == 1e-4
 
 
+def test_a_norm_with_a_forward_of_the_instance_stays():
+    # Bug: it became Group Normalization, and its forward then missed the running statistics.
+    model = two_blocks()
+    norm = model[0][1]
+    norm.forward = lambda x: torch.nn.functional.batch_norm(x, norm.running_mean, norm.running_var)
+    mmws.convert(model, inputs=torch.randn(1, 3, 9, 9))
+    assert type(norm) is nn.BatchNorm2d
+    assert type(model[1][1]) is mmws.GroupNorm
+    reasons = {left.name: left.reason for left in model.conversion_report.left}
+    assert reasons['0.1'] == 'batch normalization with a forward of its own'
+    assert model(torch.randn(1, 3, 9, 9)).isfinite().all()
+
+
 def test_gains_are_kept_where_the_norm_has_none_by_default():
     # Bug: 'IN2d' dropped trained gains and offsets, for PyTorch's instance norm has affine=False.
     model = two_blocks()
@@ -514,6 +527,33 @@ class Reparameterized(nn.Module):
 
     def fuse_features(self, x, y):
         return x + y
+
+
+class FusesFeatures(nn.Module):
+    """A block whose methods add feature maps up, in the words of those that fuse layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 32, 1), nn.BatchNorm2d(32)
+
+    def forward(self, x):
+        y = self.norm(self.conv(x))
+        return self.fuse(y, y) + self.fuse_bn(y) + self.merge_bn(x=y)
+
+    def fuse(self, *features):
+        return sum(features)
+
+    def fuse_bn(self, x=None):
+        return x
+
+    def merge_bn(self, *, x):
+        return x
+
+
+def test_methods_that_fuse_feature_maps_stay():
+    # Bug: `fuse(*features)` and `fuse(x=None)` can be called without arguments, and were replaced
+    # by a function that returns the module.
+    assert mmws.convert(FusesFeatures())(torch.randn(1, 3, 4, 4)).shape == (1, 32, 4, 4)
 
 
 @pytest.mark.parametrize('norm', ['GN', None])

@@ -188,7 +188,8 @@ class ConvTarget:
         return None if base is None else self._by_plain_class().get(known[base])
 
     def _build(self, layer: type[nn.Module], *args: Any, **kwargs: Any) -> Any:
-        with torch.random.fork_rng(devices=[]):  # made on the CPU, for its attributes alone
+        # Made on the CPU, whatever the default device is, for its attributes alone.
+        with torch.random.fork_rng(devices=[]), torch.device('cpu'):
             return layer(*args, **kwargs, **self.args)
 
 

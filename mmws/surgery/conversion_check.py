@@ -148,7 +148,7 @@ def _fill_constants(model: nn.Module) -> None:
         flat = parameter.detach().flatten()
         if not parameter.is_floating_point() or not len(flat) or bool((flat != flat[0]).any()):
             continue
-        noise = torch.rand(parameter.shape, generator=generator).to(parameter) + 0.5
+        noise = torch.rand(parameter.shape, generator=generator, device='cpu').to(parameter) + 0.5
         parameter.copy_(noise * flat[0].abs().clamp(min=0.1))
 
 

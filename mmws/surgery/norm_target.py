@@ -178,7 +178,8 @@ class NormTarget:
         assert layer is not None  # parse() said so
         accepted = inspect.signature(layer).parameters
         defaults = {k: v for k, v in defaults.items() if k in accepted and k not in self.args}
-        return layer(channels, **{**config, **defaults})
+        with torch.device('cpu'):  # whatever the default device is
+            return layer(channels, **{**config, **defaults})
 
     def _template(self, module: nn.Module, affine: bool, positions: int | None) -> nn.Module:
         """Return a layer of this kind for the channels of ``module``."""
@@ -227,7 +228,7 @@ def is_affine_map(module: nn.Module) -> bool:
     if mean.dim() != 1 or mean.is_meta:
         return False
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, len(mean), 3, 3, generator=generator).to(mean)
+    x = torch.randn(2, len(mean), 3, 3, generator=generator, device='cpu').to(mean)
     with _evaluating(module), torch.no_grad():
         try:
             y = module(x)

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from mmcv.cnn import ConvModule, fuse_conv_bn
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.ops import FrozenBatchNorm2d
 
 import mmws
 from mmws.surgery import registered
@@ -86,6 +87,22 @@ def test_norms_keep_eps_and_stay_without_gains(norm, affine):
     assert bool(list(model[1].parameters())) is affine
     assert model.eval()(torch.randn(1, 3, 9, 9)).isfinite().all()
     assert mmws.convert(two_blocks(), norm=dict(type='GN', eps=1e-4))[0][1].eps == 1e-4
+
+
+def test_the_default_device_does_not_matter():
+    # Bug: random inputs had a generator of the CPU, but were made on the default device, as were
+    # the layers whose gains a converted one takes.
+    frozen = nn.Sequential(nn.Conv2d(3, 4, 3), FrozenBatchNorm2d(4), nn.Conv2d(4, 3, 3))
+    for model in (
+        nn.Sequential(two_blocks(), frozen),
+        ConvModule(3, 4, 3, norm_cfg=dict(type='BN')),
+    ):
+        with torch.device('meta'):
+            mmws.convert(model, 'WN')
+            check = mmws.check_conversion(model)
+            mmws.fold(model)
+        assert check
+        assert {t.device.type for t in (*model.parameters(), *model.buffers())} == {'cpu'}
 
 
 def test_a_norm_with_a_forward_of_the_instance_stays():

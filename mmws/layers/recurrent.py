@@ -49,14 +49,14 @@ class WeightNormRecurrent(_Module):
         for name, weight in self._matrices():
             self.register_parameter(f'{name}_g', nn.Parameter(_row_norm(weight.detach())))
 
-    def _matrix_names(self) -> Iterable[str]:
+    def matrix_names(self) -> Iterable[str]:
         """Return the names of the plain layer's matrices that are normalized."""
         raise NotImplementedError
 
     def _matrices(self) -> Iterator[tuple[str, Tensor]]:
         # Not from named_parameters(): in the replicas of nn.DataParallel, and where a tool of
         # torch.nn.utils makes a matrix, the matrices are attributes, but no parameters.
-        for name in self._matrix_names():
+        for name in self.matrix_names():
             yield name, getattr(self, name)
 
     def effective_weights(self) -> dict[str, Tensor]:
@@ -91,7 +91,7 @@ class _WeightNormRNN(WeightNormRecurrent):
         _flat_weights_names: list[str]
         _update_flat_weights: Callable[[], None]
 
-    def _matrix_names(self) -> Iterable[str]:
+    def matrix_names(self) -> Iterable[str]:
         prefixes = ('weight_ih', 'weight_hh')
         return [name for name in self._flat_weights_names if name.startswith(prefixes)]
 
@@ -113,13 +113,13 @@ class _WeightNormCell(WeightNormRecurrent):
     if TYPE_CHECKING:
         _parameters: dict[str, Any]
 
-    def _matrix_names(self) -> Iterable[str]:
+    def matrix_names(self) -> Iterable[str]:
         return 'weight_ih', 'weight_hh'
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         # The plain cell computes with its attributes weight_ih and weight_hh.
         stored = self._parameters
-        if any(name not in stored for name in self._matrix_names()):
+        if any(name not in stored for name in self.matrix_names()):
             return self._plain_with(self.effective_weights()).forward(*args, **kwargs)
         self._parameters = {**stored, **self.effective_weights()}
         try:

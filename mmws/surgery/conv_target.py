@@ -142,6 +142,8 @@ class ConvTarget:
         weight = module._parameters.get('weight')
         if weight is None or 'forward' in vars(module):
             return 'its weight or its forward is made by something else'
+        if 'bias' in vars(module):  # as by pruning
+            return 'its bias is made by something else'
         if weight.numel() == _filters(module):
             return 'filters of a single element have no direction and no deviation'
         return None

@@ -117,6 +117,8 @@ class NormTarget:
             return 'is no batch normalization'
         if 'forward' in vars(module):  # of the instance, put there by a user or a library
             return 'batch normalization with a forward of its own'
+        if not {'weight', 'bias'}.isdisjoint(vars(module)):  # as by pruning
+            return 'its weight or its bias is made by something else'
         layer = self._layer()
         if base_among(type(module), _timm_norm_acts()) is not None:
             if layer is None or not issubclass(layer, GroupNorm):  # BCN is derived from it

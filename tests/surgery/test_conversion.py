@@ -16,6 +16,7 @@ from mmcv.ops import (
 )
 from mmengine.model import BaseModule
 from torch import nn
+from torch.nn.utils import prune
 from torchvision.ops import DeformConv2d, FrozenBatchNorm2d
 
 import mmws
@@ -344,6 +345,21 @@ class Subclass(nn.Conv2d):
 class OwnInit(nn.Conv2d):
     def __init__(self, channels):
         super().__init__(channels, channels, 3)
+
+
+def test_layers_with_a_pruned_tensor_are_left_and_told():
+    # Bug: "attribute 'bias' already exists" or "attribute 'weight' already exists".
+    model = nn.Sequential(conv_bn(), nn.Sequential(nn.Conv2d(8, 3, 3), nn.BatchNorm2d(3)))
+    prune.l1_unstructured(model[1][0], 'bias', 0.5)
+    prune.l1_unstructured(model[0][1], 'weight', 0.5)
+    mmws.convert(model)
+    kinds = [type(layer) for part in model for layer in list(part)[:2]]
+    assert kinds == [ConvWS2d, nn.BatchNorm2d, nn.Conv2d, GroupNorm]
+    assert {left.name: left.reason for left in model.conversion_report.left} == {
+        '0.1': 'its weight or its bias is made by something else',
+        '1.0': 'its bias is made by something else',
+    }
+    assert model(torch.randn(2, 3, 9, 9)).isfinite().all()
 
 
 @pytest.mark.parametrize(

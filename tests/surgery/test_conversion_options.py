@@ -528,6 +528,20 @@ def test_other_new_weights_are_taken():
     layer.train().weight = nn.Parameter(layer.weight * 2)
 
 
+@pytest.mark.parametrize('layer', [mmws.ConvWS2d(3, 4, 3), mmws.ConvWN2d(3, 4, 3)])
+@pytest.mark.parametrize('count', [1, 4])
+def test_filters_are_set_to_zero_in_evaluation(layer, count):
+    # Bug: a factor of 0 passed for one of Batch Normalization, and pruning was refused.
+    layer = copy.deepcopy(layer).eval()
+    weight = layer.weight.detach().clone()
+    weight[:count] = 0
+    layer.weight = nn.Parameter(weight)
+    assert not layer(torch.ones(1, 3, 3, 3))[:, :count].sub(layer.bias[:count, None, None]).any()
+    if count < 4:  # the filters that are left are still guarded
+        with pytest.raises(ValueError, match='every filter multiplied'):
+            layer.weight = nn.Parameter(layer.weight * 2)
+
+
 class Reparameterized(nn.Module):
     """A block that makes one convolution of two for inference, as RepVGG's does."""
 

@@ -169,12 +169,13 @@ class ConvTarget:
         module.__class__ = type(template)
         _add_missing_attributes(module, template)
         for name in template.beside_weight:
-            if first is not module:
-                setattr(module, name, getattr(first, name))
-                continue
             value = getattr(template, name).to(weight)
-            if isinstance(getattr(template, name), nn.Parameter):
-                setattr(module, name, nn.Parameter(value.detach(), weight.requires_grad))
+            if first is not module:
+                value = getattr(first, name)
+            elif name in template._parameters:
+                value = nn.Parameter(value.detach(), weight.requires_grad)
+            if name in template._parameters:
+                module.register_parameter(name, value)
             else:
                 module.register_buffer(name, value)
         if isinstance(module, WeightFunctionMixin) and first is module:

@@ -402,6 +402,12 @@ def test_weights_shared_by_layers_share_their_gains():
     mmws.convert(model, 'WN')
     assert first.weight is second.weight
     assert first.weight_g is second.weight_g
+    # Bug: a shared buffer was a plain attribute of the second layer, missing in the state dict.
+    tied = nn.Sequential(*(conv_bn(3) for _ in range(2)))
+    tied[1][0].weight = tied[0][0].weight
+    state = mmws.convert(tied, 'AWS').state_dict()
+    names = ('weight_gamma', 'weight_beta')
+    assert {f'{i}.0.{name}' for i in (0, 1) for name in names} <= state.keys()
     plain = nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1))
     plain[2].weight = plain[0].weight
     mmws.convert(plain)

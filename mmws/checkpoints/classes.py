@@ -15,6 +15,9 @@ from .guard import CheckpointMismatchError
 
 _SHOWN = 4
 
+# Predictions of a sample that name classes otherwise than by the labels of `pred_instances`.
+_NOT_MAPPED = ('pred_sem_seg', 'pred_panoptic_seg', 'pred_label', 'pred_score')
+
 
 def classes_of(checkpoint: Checkpoint) -> tuple[str, ...] | None:
     """Return the class names that a training wrote into its checkpoint; ``None`` if there are none.
@@ -64,18 +67,16 @@ def require_same_classes(checkpoint: Checkpoint, classes: Sequence[str]) -> None
         CheckpointMismatchError: if they had.
     """
     if class_order(checkpoint, classes) is not None:
-        trained = classes_of(checkpoint)
         raise CheckpointMismatchError(
-            f'checkpoint {checkpoint.source} was trained with the classes in the order '
-            f'{_few(trained or ())}, but the data have {_few(classes)}: take the data and the '
-            'config of that training'
+            f'{_other_order(checkpoint, classes)}: take the data and the config of that training'
         )
 
 
 def map_predictions(model: nn.Module, checkpoint: Checkpoint, classes: Sequence[str]) -> None:
     """Let a model that was trained with another order of the classes predict labels of this one.
 
-    A warning says so. Weights stay as they are.
+    A warning says so. Weights stay as they are. Mapped are the labels of ``pred_instances``; a
+    sample with semantic or panoptic maps, or with the label of an image, is refused.
 
     Args:
         model: A detector, or a model for test-time augmentation around one.
@@ -83,7 +84,8 @@ def map_predictions(model: nn.Module, checkpoint: Checkpoint, classes: Sequence[
         classes: Class names of the data set, by which its labels are numbered.
 
     Raises:
-        CheckpointMismatchError: if the names are not the same.
+        CheckpointMismatchError: if the names are not the same; and by the model's forward pass, if
+            it predicts what is not mapped.
     """
     order = class_order(checkpoint, classes)
     if order is None:
@@ -98,6 +100,13 @@ def map_predictions(model: nn.Module, checkpoint: Checkpoint, classes: Sequence[
 
     def renumber(_module: nn.Module, _args: Any, output: Any) -> Any:
         for sample in output if isinstance(output, list) else ():
+            others = [name for name in _NOT_MAPPED if getattr(sample, name, None) is not None]
+            if others:
+                raise CheckpointMismatchError(
+                    f'{_other_order(checkpoint, classes)}, and {others[0]} of its predictions, '
+                    'unlike the labels of pred_instances, cannot be mapped by name: take the data '
+                    'and the config of that training'
+                )
             instances = getattr(sample, 'pred_instances', None)
             if instances is not None and 'labels' in instances:
                 instances.labels = labels.to(instances.labels.device)[instances.labels]
@@ -132,6 +141,13 @@ def require_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
             f"{len(random)} of the model's {len(parameters)} parameters ({_few(random)}), which "
             'would stay at random: take the config that it was trained with'
         )
+
+
+def _other_order(checkpoint: Checkpoint, classes: Sequence[str]) -> str:
+    return (
+        f'checkpoint {checkpoint.source} was trained with the classes in the order '
+        f'{_few(classes_of(checkpoint) or ())}, but the data have {_few(classes)}'
+    )
 
 
 def _few(names: Sequence[str]) -> str:

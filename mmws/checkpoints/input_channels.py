@@ -7,6 +7,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 LOGGER = logging.getLogger(__name__)
 
@@ -14,7 +15,11 @@ _COLOURS = 3
 
 
 def adapt_input_channels(model: nn.Module, state_dict: MutableMapping[str, Any]) -> None:
-    """Fit filters over three channels to a first convolution that has another number of them.
+    """Fit filters over three channels to a model for images of another number of channels.
+
+    That number C is what the first convolution of the model takes. Fitted are the filters of
+    convolutions that take C channels, and not those of transposed ones, whose second dimension is
+    their outputs.
 
     Each of the C channels gets the mean of the filter over its three, times 3 / C: the output for
     an image of equal channels stays the same. The entry in ``state_dict`` is replaced, and the log
@@ -24,15 +29,33 @@ def adapt_input_channels(model: nn.Module, state_dict: MutableMapping[str, Any])
         model: The model that is to load the weights, such as a backbone or a detector.
         state_dict: Weights with the names of the model.
     """
-    own = model.state_dict()
-    for name, weight in state_dict.items():
-        target = own.get(name)
-        if not isinstance(weight, Tensor) or target is None or weight.shape == target.shape:
+    for name, target in _filters_over_images(model).items():
+        weight, channels = state_dict.get(name), target.shape[1]
+        if not isinstance(weight, Tensor) or weight.dim() != 4 or weight.shape == target.shape:
             continue
-        if weight.dim() != 4 or target.dim() != 4 or weight.shape[1] != _COLOURS:
+        if weight.shape[1] != _COLOURS:
             continue
-        channels = target.shape[1]
         if (weight.shape[0], weight.shape[2:]) == (target.shape[0], target.shape[2:]):
             mean = weight.mean(1, keepdim=True) * (_COLOURS / channels)
             state_dict[name] = mean.repeat(1, channels, 1, 1)
             LOGGER.info('%s: filters over 3 channels are fitted to %d', name, channels)
+
+
+def _filters_over_images(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights, by name, of convolutions that take as many channels as the first one.
+
+    There are none where the first one takes three, as images of colours have.
+    """
+    convs = [
+        (name, module)
+        for name, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, _ConvNd) and len(module.kernel_size) == 2
+    ]
+    if not convs or convs[0][1].transposed or convs[0][1].in_channels == _COLOURS:
+        return {}
+    channels = convs[0][1].in_channels
+    return {
+        f'{name}.weight' if name else 'weight': conv.weight
+        for name, conv in convs
+        if conv.in_channels == channels and conv.groups == 1 and not conv.transposed
+    }

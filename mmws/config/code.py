@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import keyword
 import os
+import shlex
+import string
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,23 @@ def _pieces(value: dict | list | tuple) -> tuple[str, list[tuple[str, Any]], str
         return '{', [(f'{k!r}: ', v) for k, v in value.items()], '}'
     opening, closing = '[]' if isinstance(value, list) else '()'
     return opening, [('', v) for v in value], closing
+
+
+def quoted(value: Any) -> str:
+    """Return an argument as a shell reads it, safe to stand in the docstring of a config.
+
+    Quotes, control characters and the braces of MMEngine's templates are written as escapes of
+    ``$'...'``, so that no name can end the docstring, or be replaced in it.
+    """
+    text = str(value)
+    if '"""' not in text and '{{' not in text and text.isprintable():
+        return shlex.quote(text)
+    plain = set(string.ascii_letters + string.digits + ' _-+./:,=@()[]')
+    escaped = (
+        char if char in plain else ''.join(f'\\x{byte:02x}' for byte in os.fsencode(char))
+        for char in text
+    )
+    return f"$'{''.join(escaped)}'"
 
 
 def write_config(path: Path, text: str) -> None:

@@ -55,6 +55,16 @@ class AffineWeightStandardization(WeightFunctionMixin):
     def stored_weights(self) -> Stored:
         return self.weight, self.weight_gamma, self.weight_beta
 
+    @torch.no_grad()
+    def reset_beside_weight(self) -> None:
+        self.weight_gamma.fill_(1)
+        self.weight_beta.zero_()
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()  # type: ignore[misc]  # of the plain layer
+        if hasattr(self, 'weight_gamma'):  # not yet, when the plain layer initializes itself
+            self.reset_beside_weight()
+
     def adopt_plain_weight(self) -> None:
         filters = at_least_float32(self.stored_function().filters(self.weight).flatten(1))
         correction = min(1, filters.shape[1] - 1)  # one element has no variance
@@ -120,3 +130,11 @@ class ModulatedDeformConvPackAWS2d(
     AffineWeightStandardization, ModulatedDeformPackKind, ModulatedDeformConv2dPack
 ):
     """MMCV's ``DCNv2`` with affine WS, ``type='mmws.DCNv2AWS'``."""
+
+    def init_weights(self) -> None:
+        super().init_weights()
+        if hasattr(self, 'weight_gamma'):  # not yet, when the plain layer initializes itself
+            self.reset_beside_weight()
+
+    def reset_parameters(self) -> None:  # MMCV has another name for it
+        self.init_weights()

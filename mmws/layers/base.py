@@ -35,9 +35,10 @@ class WeightFunctionMixin(_Module):
         class ConvWS2d(WeightStandardization, ConvKind, nn.Conv2d): ...
 
     A weight function overrides :meth:`weight_function` and, if it stores more than ``weight``,
-    :meth:`stored_weights`, with their names in :attr:`beside_weight` and, where these are to follow
-    a plain layer's weight, :meth:`adopt_plain_weight`; :meth:`formula` is for
-    ``torch.jit.script``. A kind overrides ``forward``, which asks for :meth:`current_weight`.
+    :meth:`stored_weights`, with their names in :attr:`beside_weight`, their values in a new layer
+    in :meth:`reset_beside_weight` and, where these are to follow a plain layer's weight,
+    :meth:`adopt_plain_weight`; :meth:`formula` is for ``torch.jit.script``. A kind
+    overrides ``forward``, which asks for :meth:`current_weight`.
 
     A layer alone makes its weight anew at every call. Several layers can have their weights made
     together, or held for an evaluation, by :mod:`mmws.training_step`.
@@ -82,6 +83,12 @@ class WeightFunctionMixin(_Module):
         """Set what is stored beside ``weight``, just loaded from the state dict of a plain layer.
 
         Runs without gradients. By default what is there stays.
+        """
+
+    def reset_beside_weight(self) -> None:
+        """Set what is stored beside ``weight`` to what a new layer with this ``weight`` has.
+
+        By default what is there stays.
         """
 
     @classmethod
@@ -129,13 +136,41 @@ class WeightFunctionMixin(_Module):
         *args: Any,
     ) -> None:
         missing: list[str] = []
+        before = self._parameters.get('weight')
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, *args)
         beside = {prefix + name for name in self.beside_weight}
         if prefix + 'weight' in state_dict and beside.isdisjoint(state_dict):
             with torch.no_grad():
-                self.adopt_plain_weight()
-            missing = [key for key in missing if key not in beside]
+                assigned = self._parameters.get('weight') is not before
+                if not assigned or self._beside_follows_weight():
+                    self.adopt_plain_weight()
+                    missing = [key for key in missing if key not in beside]
         missing_keys += missing
+
+    def _beside_follows_weight(self) -> bool:
+        """Bring what is stored beside ``weight`` to its device and dtype, after an assignment.
+
+        Tensors on the meta device have no values to bring, so they get those of a new layer.
+        Returns whether there are such values.
+        """
+        stored = {name: getattr(self, name) for name in self.beside_weight}
+        empty = any(old.is_meta for old in stored.values()) and not self.weight.is_meta
+        cls = type(self)
+        resets = cls.reset_beside_weight is not WeightFunctionMixin.reset_beside_weight
+        if empty and not resets and not cls.adopts_plain_weight():
+            return False
+        for name, old in stored.items():
+            if old.device == self.weight.device and old.dtype == self.weight.dtype:
+                continue
+            new = torch.empty_like(old, device=self.weight.device, dtype=self.weight.dtype)
+            if not old.is_meta:
+                new.copy_(old)
+            if isinstance(old, nn.Parameter):
+                new = type(old)(new, requires_grad=old.requires_grad)
+            setattr(self, name, new)
+        if empty:
+            self.reset_beside_weight()
+        return True
 
 
 def _signature(cls: type) -> inspect.Signature | None:

@@ -30,7 +30,8 @@ def refuse_fused_weight(layer: nn.Module, value: Any) -> None:
     This is for evaluation mode, in which all such tools work.
 
     Raises:
-        ValueError: if every filter is the old one times a number, and not all numbers are 1.
+        ValueError: if every filter is the old one times a number, and not all numbers are 1, or 0
+            as where filters are pruned.
     """
     stored = vars(layer).get('_parameters', {}).get('weight')
     if stored is None or layer.training or not isinstance(value, nn.Parameter):
@@ -51,14 +52,15 @@ def _is_rescaled(new: Tensor, old: Tensor) -> bool:
 
 
 def _factors_fit(new: Tensor, old: Tensor, dim: int) -> bool:
-    """Return whether slices along ``dim`` are multiples of the old ones, and not all the same."""
+    """Return whether slices along ``dim`` are multiples of the old ones, not all by 1 or 0."""
     first = old.detach().movedim(dim, 0).flatten(1).double()
     second = new.detach().to(old.device).movedim(dim, 0).flatten(1).double()
     if first.shape[1] == 1 or not first.any():  # anything is a multiple of a single value
         return False
     length = first.square().sum(1, keepdim=True).clamp(min=1e-300)
     factors = (first * second).sum(1, keepdim=True) / length
-    unchanged = bool(((factors - 1).abs() <= _RTOL).all())
+    # A factor of 0 comes from pruning a filter, not from fusing a norm into it.
+    unchanged = bool((((factors - 1).abs() <= _RTOL) | (factors == 0)).all())
     size = float(second.abs().max())
     close = (first * factors - second).abs() <= _RTOL * second.abs() + 1e-6 * size
     return not unchanged and bool(close.all())

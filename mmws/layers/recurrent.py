@@ -5,7 +5,7 @@ Shapes: a matrix of a recurrent layer is :math:`(R, n)`, one row for each gate o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,13 +46,18 @@ class WeightNormRecurrent(_Module):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        for name, weight in list(self._matrices()):
+        for name, weight in self._matrices():
             self.register_parameter(f'{name}_g', nn.Parameter(_row_norm(weight.detach())))
 
-    def _matrices(self) -> Iterator[tuple[str, nn.Parameter]]:
-        for name, parameter in self.named_parameters(recurse=False):
-            if name.startswith(('weight_ih', 'weight_hh')) and not name.endswith('_g'):
-                yield name, parameter
+    def matrix_names(self) -> Iterable[str]:
+        """Return the names of the plain layer's matrices that are normalized."""
+        raise NotImplementedError
+
+    def _matrices(self) -> Iterator[tuple[str, Tensor]]:
+        # Not from named_parameters(): in the replicas of nn.DataParallel, and where a tool of
+        # torch.nn.utils makes a matrix, the matrices are attributes, but no parameters.
+        for name in self.matrix_names():
+            yield name, getattr(self, name)
 
     def effective_weights(self) -> dict[str, Tensor]:
         """Return, by the names of the plain layer, the matrices that the layer computes with."""
@@ -86,6 +91,10 @@ class _WeightNormRNN(WeightNormRecurrent):
         _flat_weights_names: list[str]
         _update_flat_weights: Callable[[], None]
 
+    def matrix_names(self) -> Iterable[str]:
+        prefixes = ('weight_ih', 'weight_hh')
+        return [name for name in self._flat_weights_names if name.startswith(prefixes)]
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         # The plain layer computes with this list. Brought up to date first, or it would do so
         # itself, with the stored matrices, where parameters were replaced (functional_call).
@@ -104,14 +113,27 @@ class _WeightNormCell(WeightNormRecurrent):
     if TYPE_CHECKING:
         _parameters: dict[str, Any]
 
+    def matrix_names(self) -> Iterable[str]:
+        return 'weight_ih', 'weight_hh'
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         # The plain cell computes with its attributes weight_ih and weight_hh.
         stored = self._parameters
+        if any(name not in stored for name in self.matrix_names()):
+            return self._plain_with(self.effective_weights()).forward(*args, **kwargs)
         self._parameters = {**stored, **self.effective_weights()}
         try:
             return super().forward(*args, **kwargs)
         finally:
             self._parameters = stored
+
+    def _plain_with(self, weights: dict[str, Tensor]) -> Any:
+        """Return a plain cell with ``weights`` in place of attributes that are no parameters."""
+        cls = next(c for c in type(self).__mro__ if not issubclass(c, WeightNormRecurrent))
+        plain = cls.__new__(cls)
+        vars(plain).update(vars(self))
+        vars(plain).update(weights)
+        return plain
 
 
 def _row_norm(weight: Tensor) -> Tensor:

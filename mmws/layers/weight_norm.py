@@ -68,6 +68,9 @@ class WeightNormalization(WeightFunctionMixin):
         if hasattr(self, 'weight_g'):  # not yet, when the plain layer initializes itself
             self.reset_gain()
 
+    def reset_beside_weight(self) -> None:
+        self.reset_gain()
+
     def adopt_plain_weight(self) -> None:
         self.reset_gain()
 

@@ -148,10 +148,13 @@ class ScaledConvWS2d(ConvKind, nn.Conv2d):
     def stored_weights(self) -> Stored:
         return self.weight, self.gain
 
+    def reset_beside_weight(self) -> None:
+        nn.init.constant_(self.gain, self.gain_init)
+
     def reset_parameters(self) -> None:
         super().reset_parameters()
         if hasattr(self, 'gain'):  # not yet, when the plain layer initializes itself
-            nn.init.constant_(self.gain, self.gain_init)
+            self.reset_beside_weight()
 
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, gamma={self.gamma}, eps={self.eps}'

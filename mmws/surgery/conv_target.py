@@ -142,6 +142,8 @@ class ConvTarget:
         weight = module._parameters.get('weight')
         if weight is None or 'forward' in vars(module):
             return 'its weight or its forward is made by something else'
+        if 'bias' in vars(module):  # as by pruning
+            return 'its bias is made by something else'
         if weight.numel() == _filters(module):
             return 'filters of a single element have no direction and no deviation'
         return None
@@ -151,7 +153,7 @@ class ConvTarget:
 
         What the layer stores beside its weight is made such that the layer computes as before,
         where the weight function can do that; it is shared with ``first``, the first layer that
-        holds the same weight.
+        holds the same weight and divides it into filters alike.
         """
         weighted = self._weighted_class(module)
         assert weighted is not None  # why_not() said so
@@ -167,12 +169,13 @@ class ConvTarget:
         module.__class__ = type(template)
         _add_missing_attributes(module, template)
         for name in template.beside_weight:
-            if first is not module:
-                setattr(module, name, getattr(first, name))
-                continue
             value = getattr(template, name).to(weight)
-            if isinstance(getattr(template, name), nn.Parameter):
-                setattr(module, name, nn.Parameter(value.detach(), weight.requires_grad))
+            if first is not module:
+                value = getattr(first, name)
+            elif name in template._parameters:
+                value = nn.Parameter(value.detach(), weight.requires_grad)
+            if name in template._parameters:
+                module.register_parameter(name, value)
             else:
                 module.register_buffer(name, value)
         if isinstance(module, WeightFunctionMixin) and first is module:
@@ -188,7 +191,8 @@ class ConvTarget:
         return None if base is None else self._by_plain_class().get(known[base])
 
     def _build(self, layer: type[nn.Module], *args: Any, **kwargs: Any) -> Any:
-        with torch.random.fork_rng(devices=[]):  # made on the CPU, for its attributes alone
+        # Made on the CPU, whatever the default device is, for its attributes alone.
+        with torch.random.fork_rng(devices=[]), torch.device('cpu'):
             return layer(*args, **kwargs, **self.args)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -48,9 +48,9 @@ def convert(
     Layers stay the objects they are, with their parameters, hooks, device, dtype, mode and
     ``requires_grad``. Gains, offsets and eps of the norms stay, running statistics go.
     ``init_cfg`` of MMEngine goes on to reach the layers that it reached. Where a module keeps the
-    name of its norm in an attribute, as MMCV's and MMDetection's do, the norm is renamed as MMCV
-    would name it (``bn1`` to ``gn1``), so that the state dict is that of the model built with such
-    norms, and published weights fit.
+    name of its norm in an attribute such as ``norm_name`` or ``norm1_name``, as MMCV's and
+    MMDetection's do, the norm is renamed as MMCV would name it (``bn1`` to ``gn1``), so that the
+    state dict is that of the model built with such norms, and published weights fit.
 
     Batch Normalization that was frozen for want of a batch needs no freezing afterwards:
     ``norm_eval`` is turned off, and gains and offsets become trainable, except where the
@@ -95,8 +95,22 @@ def convert(
         model = copied(model)
     plan = _plan(model, conv_target, norm_target, inputs, _excluded(model, skip, only))
     with all_or_nothing(model):
-        vars(model)['conversion_report'] = _apply(model, plan)
+        report = _apply(model, plan)
+        report.earlier = _converted_before(model)
+        vars(model)['conversion_report'] = report
     return model
+
+
+def _converted_before(model: nn.Module) -> list[Change]:
+    """Return the changes of convolutions that reports of the model, or of parts of it, tell of."""
+    changes: dict[str, Change] = {}
+    for place, module in model.named_modules():
+        report = vars(module).get('conversion_report')
+        if isinstance(report, ConversionReport):
+            for change in (*report.earlier, *report.convs):
+                name = '.'.join(part for part in (place, change.name) if part)
+                changes.setdefault(name, replace(change, name=name))
+    return [*changes.values()]
 
 
 @dataclass
@@ -234,15 +248,23 @@ def _count_parameters(model: nn.Module) -> int:
 
 
 def _change_convs(plan: _Plan, names: dict[nn.Module, str], report: ConversionReport) -> None:
-    first: dict[int, nn.Module] = {}  # of the layers that hold the same weight
+    first: dict[tuple[int, int], nn.Module] = {}  # of the layers with the same filters
     for layer, reason in plan.convs.items():
         before, name = type(layer).__name__, names[layer]
         if reason is None and plan.conv is not None:
-            plan.conv.put_into(layer, first.setdefault(id(layer.weight), layer))
+            plan.conv.put_into(layer, first.setdefault(_filters_of(layer), layer))
             report.convs.append(Change(name, before, type(layer).__name__))
         elif is_convolution(layer) or layer in plan.feeds.norms:
             # A linear layer is nothing special unless a normalization follows.
             report.left.append(Unchanged(name, before, reason or 'conv=None'))
+
+
+def _filters_of(layer: Any) -> tuple[int, int]:
+    """Return what is equal for layers that hold the same weight and divide it into filters alike.
+
+    The filters of a transposed convolution lie along another dimension, and group by group.
+    """
+    return id(layer.weight), layer.groups if getattr(layer, 'transposed', False) else 0
 
 
 def _change_norms(plan: _Plan, names: dict[nn.Module, str], report: ConversionReport) -> None:

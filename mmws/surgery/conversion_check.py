@@ -91,7 +91,8 @@ def check_conversion(
     values, as top-k makes it, stays the same. Detectors of torchvision keep boxes of any score.
 
     Args:
-        model: A converted model. It stays as it is.
+        model: A converted model. It stays as it is. The layers of all its conversions are checked;
+            without any, all that have a weight function.
         inputs: As for :func:`mmws.convert`.
         factor: What outputs are multiplied by: a power of two.
         tolerance: Largest relative difference that counts as none.
@@ -133,7 +134,10 @@ def _converted_layers(model: nn.Module) -> list[str]:
     report = getattr(model, 'conversion_report', None)
     if report is not None:
         # A head that was for the training alone may be gone.
-        return [change.name for change in report.convs if change.name in modules]
+        changes = dict.fromkeys(change.name for change in (*report.earlier, *report.convs))
+        names = [name for name in changes if name in modules]
+        if names:
+            return names
     return [name for name, m in model.named_modules() if isinstance(m, WeightFunctionMixin)]
 
 
@@ -144,7 +148,7 @@ def _fill_constants(model: nn.Module) -> None:
         flat = parameter.detach().flatten()
         if not parameter.is_floating_point() or not len(flat) or bool((flat != flat[0]).any()):
             continue
-        noise = torch.rand(parameter.shape, generator=generator).to(parameter) + 0.5
+        noise = torch.rand(parameter.shape, generator=generator, device='cpu').to(parameter) + 0.5
         parameter.copy_(noise * flat[0].abs().clamp(min=0.1))
 
 

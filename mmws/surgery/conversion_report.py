@@ -48,6 +48,7 @@ class ConversionReport:
         notes: What the user should know beside, a sentence each.
         parameters_before: Number of elements of all parameters before.
         parameters_after: The same now.
+        earlier: The convolutions that got a weight function by conversions before this one.
     """
 
     convs: list[Change] = field(default_factory=list)
@@ -56,6 +57,7 @@ class ConversionReport:
     notes: list[str] = field(default_factory=list)
     parameters_before: int = 0
     parameters_after: int = 0
+    earlier: list[Change] = field(default_factory=list)
 
     def summary(self, names: int = 3) -> str:
         """Return the report with at most ``names`` layers named for each kind of change."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 from mmws.checkpoints import Published, find_pretrained
 from mmws.config import read_config
-from mmws.config.code import Code, assign, base_path
+from mmws.config.code import Code, assign, base_path, quoted
 from mmws.config.tree import KeyPath, dotted, walk
 from mmws.files import replacing
 
@@ -140,7 +139,7 @@ def _config_text(
     by_name = '::' not in str(base) or re.match(r'\w+::\w+/', str(base))
     source = base_path(base if by_name else cfg.filename, out)
     options = [f'--{k} {v or "none"}' for k, v in (('conv', conv), ('norm', norm))]
-    command = ' '.join([shlex.quote(str(base)), shlex.quote(str(out)), *options])
+    command = ' '.join([quoted(base), quoted(out), *options])
     model = {
         'type': 'mmws.Converted',
         'model': Code('{{_base_.model}}'),
@@ -163,15 +162,17 @@ def _config_text(
                 k: v for k, v in published.data_preprocessor.items() if v != preprocessor.get(k)
             }
             model.update({'data_preprocessor': other} if other else {})
+    # Only letters that cannot end the string that they stand in.
+    name = re.sub(r'[^\w.+-]', '_', Path(source.rpartition('::')[2]).stem)
     lines = [
-        f'"""{Path(source.rpartition("::")[2]).stem} with {_words(conv, norm)}.',
+        f'r"""{name} with {_words(conv, norm)}.',
         '',
         'Made by',
         '',
         f'    python tools/convert_config.py {command}',
         '"""',
         '',
-        f'_base_ = {source!r}',
+        assign('_base_', source),
         '',
         *notes,
         assign('model', model),

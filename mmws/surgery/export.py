@@ -112,7 +112,7 @@ def export_detector(
         raise ValueError(f'{cls} ({name or "the model"}) has no plain form, and is not exported')
     detector = _Detector(model, size)
     generator = torch.Generator().manual_seed(0)
-    random = [torch.rand(1, 3, *size, generator=generator) * 255 for _ in range(2)]
+    random = [torch.rand(1, 3, *size, generator=generator, device='cpu') * 255 for _ in range(2)]
     trials = [*images, *random]
     write = _write_onnx if out.suffix == '.onnx' else _write_program
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:

@@ -127,7 +127,9 @@ def _difference(model: nn.Module, folded: nn.Module, cfg: Config) -> float:
     """Return how far the outputs of two models lie apart; of models of other tasks the scores."""
     if other_library(cfg) is None:
         return compare_outputs(model, folded, _model_config(cfg.model))
-    images = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(1, 3, 128, 128, generator=generator, device='cpu')
+    images = images.to(next(model.parameters()).device)
     with torch.no_grad():
         return max_difference(folded(images), model(images))
 

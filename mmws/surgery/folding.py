@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
 
 from mmws.layers import BCN, GroupNorm, WeightFunctionMixin
 from mmws.layers.recurrent import WeightNormRecurrent
@@ -47,12 +49,15 @@ def fold(model: nn.Module, inplace: bool = False) -> nn.Module:
 
     Raises:
         ValueError: if a layer is of a subclass with a ``forward`` of its own, which the plain layer
-            would not do; nothing is changed then.
+            would not do, or if pruning or a parametrization makes what it stores; nothing is
+            changed then.
     """
     if not inplace:
         model = copied(model)
     layers = [m for m in model.modules() if _is_foldable(m)]
     names = {module: name for name, module in model.named_modules()}
+    for layer in layers:
+        _require_stored(layer, names[layer])
     plain = [plain_class(type(layer), names[layer]) for layer in layers]
 
     parameters = _Parameters()
@@ -112,6 +117,39 @@ def needing_mmws(model: nn.Module) -> dict[str, str]:
         for name, module in model.named_modules()
         if type(module).__module__.partition('.')[0] == 'mmws'
     }
+
+
+def _require_stored(layer: Any, name: str) -> None:
+    """Raise if a layer does not store what a plain layer takes over, but makes it at each pass.
+
+    Raises:
+        ValueError: if pruning, a parametrization or a hook of ``torch.nn.utils`` makes it.
+    """
+    parametrized = [*layer.parametrizations] if parametrize.is_parametrized(layer) else []
+    made = [n for n in _replaced(layer) if n not in layer._parameters and n not in layer._buffers]
+    if not parametrized and not made:
+        return
+    tensor = (parametrized or made)[0]
+    pruning = [h for h in layer._forward_pre_hooks.values() if isinstance(h, BasePruningMethod)]
+    if parametrized:
+        by = 'a parametrization'
+        fix = f'call torch.nn.utils.parametrize.remove_parametrizations(layer, {tensor!r})'
+    elif tensor in [hook._tensor_name for hook in pruning]:
+        by, fix = 'pruning', f'call torch.nn.utils.prune.remove(layer, {tensor!r})'
+    else:
+        by, fix = 'something else, such as a hook,', 'take that off the layer'
+    raise ValueError(
+        f'cannot fold {name or "the layer"} ({type(layer).__qualname__}): {by} makes its {tensor}, '
+        f'which is no parameter: {fix} first'
+    )
+
+
+def _replaced(layer: Any) -> tuple[str, ...]:
+    """Return the names of what :func:`_fold_weights` replaces or takes away."""
+    if isinstance(layer, WeightNormRecurrent):
+        names = [*layer.matrix_names()]
+        return (*names, *(f'{name}_g' for name in names))
+    return ('weight', *layer.beside_weight) if isinstance(layer, WeightFunctionMixin) else ()
 
 
 class _Parameters:

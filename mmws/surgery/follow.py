@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from torch import nn
@@ -65,10 +66,10 @@ def rename_norms(changed: Changed, model: nn.Module) -> None:
 
 def _rename_with(infer_abbr: Any, changed: Changed, model: nn.Module) -> None:
     for parent in model.modules():
-        attributes = [value for value in vars(parent).values() if isinstance(value, str)]
+        kept = {value for attribute, value in vars(parent).items() if _names_norm(attribute)}
         renamed = {}
         for name, child in parent.named_children():
-            if name in attributes and child in changed and is_normalization(child):
+            if name in kept and child in changed and is_normalization(child):
                 before, now = infer_abbr(changed[child]), infer_abbr(type(child))
                 new = now + name.removeprefix(before)
                 if name.startswith(before) and not hasattr(parent, new):
@@ -77,13 +78,21 @@ def _rename_with(infer_abbr: Any, changed: Changed, model: nn.Module) -> None:
             _rename_children(parent, renamed)
 
 
+def _names_norm(attribute: str) -> bool:
+    """Return whether an attribute holds the name of a norm, as in MMCV's and MMDetection's code.
+
+    Another one, such as a kind of norm that the user asked for, may be equal to a name by chance.
+    """
+    return re.fullmatch(r'(\w+_)?norm\d*_name', attribute) is not None
+
+
 def _rename_children(parent: nn.Module, renamed: dict[str, str]) -> None:
     # In their order, which is that of parameters in an optimizer.
     children = {renamed.get(name, name): child for name, child in parent._modules.items()}
     parent._modules.clear()
     parent._modules.update(children)
     for attribute, value in list(vars(parent).items()):
-        if isinstance(value, str) and value in renamed:
+        if _names_norm(attribute) and value in renamed:
             setattr(parent, attribute, renamed[value])
     for cfg in init_cfgs(parent):
         overrides = cfg.get('override') or []

@@ -98,7 +98,7 @@ class NormTarget:
         """Return the config that builds a layer like ``norm``, which is of this kind."""
         config = self.config(channels)
         accepted = inspect.signature(type(norm)).parameters
-        for name in ('eps', 'num_groups'):
+        for name in ('eps', 'num_groups', 'affine'):
             value = getattr(norm, name, None)
             if name in accepted and value is not None and value != accepted[name].default:
                 usual = name == 'num_groups' and value == largest_group_count(channels)
@@ -115,6 +115,10 @@ class NormTarget:
         """
         if not is_batch_norm(module):
             return 'is no batch normalization'
+        if 'forward' in vars(module):  # of the instance, put there by a user or a library
+            return 'batch normalization with a forward of its own'
+        if not {'weight', 'bias'}.isdisjoint(vars(module)):  # as by pruning
+            return 'its weight or its bias is made by something else'
         layer = self._layer()
         if base_among(type(module), _timm_norm_acts()) is not None:
             if layer is None or not issubclass(layer, GroupNorm):  # BCN is derived from it
@@ -176,14 +180,15 @@ class NormTarget:
         assert layer is not None  # parse() said so
         accepted = inspect.signature(layer).parameters
         defaults = {k: v for k, v in defaults.items() if k in accepted and k not in self.args}
-        return layer(channels, **{**config, **defaults})
+        with torch.device('cpu'):  # whatever the default device is
+            return layer(channels, **{**config, **defaults})
 
     def _template(self, module: nn.Module, affine: bool, positions: int | None) -> nn.Module:
         """Return a layer of this kind for the channels of ``module``."""
         channels = _channels(module)
-        defaults: dict[str, Any] = {'eps': getattr(module, 'eps', 1e-5)}
-        if not affine:
-            defaults['affine'] = False
+        # Gains and offsets are there if they were before: those of PyTorch's instance
+        # normalization are not by default, and trained ones would be lost.
+        defaults: dict[str, Any] = {'eps': getattr(module, 'eps', 1e-5), 'affine': affine}
         plain = self._build(channels, **defaults)
         if positions == 1 and isinstance(plain, GroupNorm):
             groups = self._groups_of_single_positions(channels, plain.num_groups)
@@ -225,7 +230,7 @@ def is_affine_map(module: nn.Module) -> bool:
     if mean.dim() != 1 or mean.is_meta:
         return False
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, len(mean), 3, 3, generator=generator).to(mean)
+    x = torch.randn(2, len(mean), 3, 3, generator=generator, device='cpu').to(mean)
     with _evaluating(module), torch.no_grad():
         try:
             y = module(x)

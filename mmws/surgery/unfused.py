@@ -42,15 +42,23 @@ def restore_fusing(model: nn.Module) -> None:
 
 
 def _fusing_methods(module: nn.Module) -> list[str]:
-    """Return the methods that fuse by their name and can be called without arguments."""
+    """Return the methods that fuse by their name, and take no argument but flags."""
     found = []
     for name in dir(type(module)):
         if _FUSING.fullmatch(name) and inspect.isfunction(getattr(type(module), name)):
             parameters = list(inspect.signature(getattr(type(module), name)).parameters.values())
-            required = [p for p in parameters[1:] if p.default is p.empty]
-            if not [p for p in required if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]:
+            if not any(_may_be_a_tensor(parameter) for parameter in parameters[1:]):
                 found.append(name)
     return found
+
+
+def _may_be_a_tensor(parameter: inspect.Parameter) -> bool:
+    """Return whether a method takes feature maps by this parameter, as one that adds them up."""
+    if parameter.kind is parameter.KEYWORD_ONLY:
+        return parameter.default is parameter.empty
+    if parameter.kind is parameter.VAR_KEYWORD:
+        return False
+    return not isinstance(parameter.default, (bool, int, float, str))  # *args has none
 
 
 def _stay(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:

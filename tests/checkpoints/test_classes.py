@@ -70,6 +70,25 @@ def test_predictions_get_the_labels_of_the_data():
     assert detector([], mode='loss') == {'loss': torch.zeros(())}
 
 
+@pytest.mark.parametrize('name', ['pred_sem_seg', 'pred_panoptic_seg', 'pred_label'])
+def test_predictions_that_are_not_mapped_are_refused(name):
+    # Bug: the log said that predictions are mapped, but maps and labels of images kept the numbers
+    # of the checkpoint's classes.
+    class Segmenter(_Detector):
+        def forward(self, labels):
+            (sample,) = super().forward(labels)
+            setattr(sample, name, torch.tensor(labels))
+            return [sample]
+
+    segmenter = Segmenter()
+    map_predictions(segmenter, checkpoint(('a', 'b')), ('b', 'a'))
+    with pytest.raises(CheckpointMismatchError, match=f'order a, b, but .* {name} of its'):
+        segmenter([0, 1])
+    same = Segmenter()
+    map_predictions(same, checkpoint(('a', 'b')), ('a', 'b'))
+    assert getattr(same([0, 1])[0], name).tolist() == [0, 1]
+
+
 def test_a_parameter_that_would_stay_at_random_is_told():
     # Bug: a checkpoint of a box detector leaves the mask head at random, exit code 0.
     detector = _Detector()

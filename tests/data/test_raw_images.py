@@ -101,6 +101,35 @@ def test_weights_for_colours_see_the_same_in_equal_channels(channels):
     )
 
 
+def test_filters_that_see_no_image_are_left():
+    # Bug: filters over three channels were rewritten wherever they were: in a layer behind the
+    # first one, and in a transposed convolution, whose second dimension is its outputs.
+    for model, trained in (
+        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 6, 3)),
+         nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 6, 3))),
+        (nn.Sequential(nn.Conv2d(2, 4, 1), nn.Conv2d(4, 6, 3)),
+         nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 6, 3))),
+        (nn.Sequential(nn.Conv2d(4, 4, 1), nn.ConvTranspose2d(4, 5, 3)),
+         nn.Sequential(nn.Conv2d(4, 4, 1), nn.ConvTranspose2d(4, 3, 3))),
+        (nn.ConvTranspose2d(4, 5, 3), nn.ConvTranspose2d(4, 3, 3)),
+    ):  # fmt: skip
+        weights = trained.state_dict()
+        before = dict(weights)
+        adapt_input_channels(model, weights)
+        assert all(weights[name] is before[name] for name in before)
+
+
+def test_every_branch_that_sees_the_image_is_fitted():
+    # Bug: of a model with two branches, the second one would start at random.
+    branches, trained = (
+        nn.ModuleDict({k: nn.Sequential(nn.Conv2d(c, 4, 3), nn.Conv2d(4, 4, 3)) for k in 'ab'})
+        for c in (5, 3)
+    )
+    weights = trained.state_dict()
+    adapt_input_channels(branches, weights)
+    branches.load_state_dict(weights)
+
+
 def test_mmengine_loads_weights_for_colours_into_other_channels(tmp_path):
     weights = mmws.ConvWS2d(3, 4, 3).state_dict()
     torch.save({'0.' + key: value for key, value in weights.items()}, tmp_path / 'rgb.pth')

@@ -193,6 +193,48 @@ class TestEveryLayer:
         out = layer(*(t.to('meta') for t in case.inputs()))
         assert out.shape == case.make()(*case.inputs()).shape
 
+    def test_from_the_meta_device_by_reset_parameters(self, case: Case):
+        # Bug: affine WS had no reset_parameters, so that its gains stayed what to_empty() left.
+        layer = case.make().to('meta').to_empty(device='cpu')
+        with torch.no_grad():
+            for tensor in (*layer.parameters(), *layer.buffers()):
+                tensor.fill_(7.0)  # to_empty() leaves anything
+        resets = ('reset_parameters', 'init_weights')  # MMCV's deformable layers have one of them
+        for module in layer.modules():
+            getattr(module, next(name for name in resets if hasattr(module, name)))()
+        new = case.make()
+        for name in layer.beside_weight:
+            if name == 'weight_g':  # follows the filters, which are drawn anew
+                torch.testing.assert_close(layer.effective_weight(), layer.weight)
+            else:
+                torch.testing.assert_close(getattr(layer, name), getattr(new, name))
+        assert layer(*case.inputs()).isfinite().all()
+
+    def test_a_plain_state_dict_is_assigned_to_a_layer_without_values(self, case: Case):
+        # Bug: all keys were said to match, but the gains stayed on the meta device, and the first
+        # forward pass failed.
+        plain, layer, frozen = case.make_plain(), case.make(), case.make()
+        layer.load_state_dict(plain.state_dict())
+        for twin in (case.make().to('meta'), frozen.requires_grad_(False).to('meta')):
+            trainable = {name: p.requires_grad for name, p in twin.named_parameters()}
+            twin.load_state_dict(plain.state_dict(), assign=True)
+            assert not any(t.is_meta for t in (*twin.parameters(), *twin.buffers()))
+            torch.testing.assert_close(twin(*case.inputs()), layer(*case.inputs()))
+            for name, parameter in twin.named_parameters():
+                assert isinstance(parameter, nn.Parameter)
+                if name in twin.beside_weight:
+                    assert parameter.requires_grad == trainable[name]
+
+    def test_a_plain_state_dict_of_another_dtype_is_assigned(self, case: Case):
+        # Bug: the gains kept their dtype, which the filters no longer had.
+        plain, layer = case.make_plain(dtype=torch.float64), case.make()
+        expected = case.make(dtype=torch.float64)
+        expected.load_state_dict(plain.state_dict())
+        layer.load_state_dict(plain.state_dict(), assign=True)
+        assert {p.dtype for p in (*layer.parameters(), *layer.buffers())} == {torch.float64}
+        inputs = case.inputs(torch.float64)
+        torch.testing.assert_close(layer(*inputs), expected(*inputs))
+
     def test_checkpointing(self, case: Case):
         layer, inputs = case.make(), case.inputs()
         expected = gradients(layer, inputs)
@@ -392,6 +434,23 @@ def test_compiled_with_inductor():
             raise
         pytest.skip(str(error).splitlines()[0])
     torch.testing.assert_close(got, gradients(layer, inputs), rtol=1e-4, atol=1e-4)
+
+
+def test_values_that_nobody_can_give_are_missing():
+    # Bug: a weight function that cannot initialise what it stores was said to have loaded it.
+    class Scaled(layers.WeightFunctionMixin, nn.Linear):
+        beside_weight = ('scale',)
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.scale = nn.Parameter(torch.ones(1))
+
+    plain = nn.Linear(4, 3).state_dict()
+    with torch.device('meta'):
+        layer = Scaled(4, 3)
+    with pytest.raises(RuntimeError, match=r'Missing.*scale'):
+        layer.load_state_dict(plain, assign=True)
+    Scaled(4, 3).load_state_dict(plain, assign=True)
 
 
 def test_exports():

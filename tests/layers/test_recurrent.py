@@ -5,6 +5,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 from torch import nn
+from torch.nn.utils import parametrize, prune
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
@@ -110,6 +111,37 @@ def test_state(name, kwargs):
         tensors(torch.func.functional_call(layer, replaced, x)), tensors(doubled(x))
     )
     torch.testing.assert_close(tensors(layer(x)), y, rtol=0, atol=0)
+
+
+def replica(layer):
+    """What nn.DataParallel runs on a GPU: the layer with plain tensors as attributes."""
+    copied = layer._replicate_for_data_parallel()
+    for name, parameter in layer.named_parameters():
+        setattr(copied, name, parameter.detach().clone())
+    return copied
+
+
+def pruned(layer):
+    """The layer with its first input matrix made by a tool that prunes nothing."""
+    layer = copy.deepcopy(layer)
+    return prune.identity(layer, 'weight_ih' if hasattr(layer, 'weight_ih') else 'weight_ih_l0')
+
+
+def parametrized(layer):
+    layer = copy.deepcopy(layer)
+    name = 'weight_ih' if hasattr(layer, 'weight_ih') else 'weight_ih_l0'
+    return parametrize.register_parametrization(layer, name, nn.Identity())
+
+
+@pytest.mark.parametrize('made', [replica, pruned, parametrized])
+@pytest.mark.parametrize(('name', 'kwargs'), [*LAYERS, *((c, {}) for c in CELLS)], ids=str)
+def test_gains_count_where_matrices_are_no_parameters(name, kwargs, made):
+    # Bug: matrices were looked for among the parameters. A replica of nn.DataParallel has none, so
+    # it computed with the directions alone, without a word.
+    layer, _ = pair(name, **kwargs)
+    x, other = torch.randn(3, 4), made(layer)
+    for _ in range(2):  # the second time with what the first one left
+        torch.testing.assert_close(tensors(other(x)), tensors(layer(x)))
 
 
 @pytest.mark.parametrize('name', ['LSTM', 'LSTMCell'])

@@ -16,6 +16,7 @@ from mmcv.ops import (
 )
 from mmengine.model import BaseModule
 from torch import nn
+from torch.nn.utils import prune
 from torchvision.ops import DeformConv2d, FrozenBatchNorm2d
 
 import mmws
@@ -346,6 +347,21 @@ class OwnInit(nn.Conv2d):
         super().__init__(channels, channels, 3)
 
 
+def test_layers_with_a_pruned_tensor_are_left_and_told():
+    # Bug: "attribute 'bias' already exists" or "attribute 'weight' already exists".
+    model = nn.Sequential(conv_bn(), nn.Sequential(nn.Conv2d(8, 3, 3), nn.BatchNorm2d(3)))
+    prune.l1_unstructured(model[1][0], 'bias', 0.5)
+    prune.l1_unstructured(model[0][1], 'weight', 0.5)
+    mmws.convert(model)
+    kinds = [type(layer) for part in model for layer in list(part)[:2]]
+    assert kinds == [ConvWS2d, nn.BatchNorm2d, nn.Conv2d, GroupNorm]
+    assert {left.name: left.reason for left in model.conversion_report.left} == {
+        '0.1': 'its weight or its bias is made by something else',
+        '1.0': 'its bias is made by something else',
+    }
+    assert model(torch.randn(2, 3, 9, 9)).isfinite().all()
+
+
 @pytest.mark.parametrize(
     'conv',
     [
@@ -386,11 +402,52 @@ def test_weights_shared_by_layers_share_their_gains():
     mmws.convert(model, 'WN')
     assert first.weight is second.weight
     assert first.weight_g is second.weight_g
+    # Bug: a shared buffer was a plain attribute of the second layer, missing in the state dict.
+    tied = nn.Sequential(*(conv_bn(3) for _ in range(2)))
+    tied[1][0].weight = tied[0][0].weight
+    state = mmws.convert(tied, 'AWS').state_dict()
+    names = ('weight_gamma', 'weight_beta')
+    assert {f'{i}.0.{name}' for i in (0, 1) for name in names} <= state.keys()
     plain = nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1))
     plain[2].weight = plain[0].weight
     mmws.convert(plain)
     assert type(plain[0]) is nn.Conv2d
     assert 'shares its weight' in str(plain.conversion_report)
+
+
+class TiedTranspose(nn.Module):
+    """An encoder and a decoder with one weight."""
+
+    def __init__(self, channels, features, groups):
+        super().__init__()
+        self.a = nn.Conv2d(channels * groups, features, 3, groups=groups)
+        self.b = nn.ConvTranspose2d(features, channels * groups, 3, groups=groups)
+        self.c = nn.Conv2d(channels * groups, features, 3, groups=groups)
+        self.b.weight = self.c.weight = self.a.weight
+        norms = [nn.BatchNorm2d(features), nn.BatchNorm2d(channels * groups)]
+        self.norms = nn.ModuleList([*norms, nn.BatchNorm2d(features)])
+
+    def forward(self, x):
+        for layer, norm in zip((self.a, self.b, self.c), self.norms):
+            x = norm(layer(x))
+        return x
+
+
+@pytest.mark.parametrize('conv', ['AWS', 'WN'])
+@pytest.mark.parametrize('channels', [(8, 8, 1), (3, 8, 1), (4, 8, 2)], ids=str)
+def test_a_weight_shared_with_a_transposed_convolution_has_other_filters(conv, channels):
+    # Bug: the transposed convolution shared the gains of the filters of the other one: it computed
+    # something else, or failed in the forward pass.
+    torch.manual_seed(0)
+    model = TiedTranspose(*channels)
+    x = torch.randn(2, channels[0] * channels[2], 8, 8)
+    expected = model(x)
+    mmws.convert(model, conv, norm=None, inputs=x)
+    assert model.b.weight is model.a.weight
+    gain = model.a.beside_weight[0]
+    assert getattr(model.a, gain) is getattr(model.c, gain) is not getattr(model.b, gain)
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(mmws.fold(model)(x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_conv_modules_follow():
@@ -404,6 +461,28 @@ def test_conv_modules_follow():
     twin.load_state_dict(model.state_dict())
     x = torch.randn(1, 3, 8, 8)
     assert torch.equal(twin(x), model(x))
+
+
+class NamesAKind(nn.Module):
+    """A block of a user, which keeps the kind of its norm, and names the norm alike."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.norm1_name = 'bn', 'bn1'
+        self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.conv1, self.bn1 = nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        x = self.bn(self.conv(x))
+        return getattr(self, self.norm1_name)(self.conv1(x))
+
+
+def test_norms_are_renamed_where_an_attribute_holds_their_name_alone():
+    # Bug: any attribute of the same text counted, and the forward pass then missed `self.bn`.
+    model = mmws.convert(NamesAKind())
+    assert [name for name, _ in model.named_children()] == ['conv', 'bn', 'conv1', 'gn1']
+    assert (model.norm, model.norm1_name) == ('bn', 'gn1')
+    assert model(torch.randn(1, 3, 9, 9)).isfinite().all()
 
 
 class Initialized(BaseModule):

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from mmcv.cnn import ConvModule, fuse_conv_bn
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.ops import FrozenBatchNorm2d
 
 import mmws
 from mmws.surgery import registered
@@ -86,6 +87,54 @@ def test_norms_keep_eps_and_stay_without_gains(norm, affine):
     assert bool(list(model[1].parameters())) is affine
     assert model.eval()(torch.randn(1, 3, 9, 9)).isfinite().all()
     assert mmws.convert(two_blocks(), norm=dict(type='GN', eps=1e-4))[0][1].eps == 1e-4
+
+
+def test_the_default_device_does_not_matter():
+    # Bug: random inputs had a generator of the CPU, but were made on the default device, as were
+    # the layers whose gains a converted one takes.
+    frozen = nn.Sequential(nn.Conv2d(3, 4, 3), FrozenBatchNorm2d(4), nn.Conv2d(4, 3, 3))
+    for model in (
+        nn.Sequential(two_blocks(), frozen),
+        ConvModule(3, 4, 3, norm_cfg=dict(type='BN')),
+    ):
+        with torch.device('meta'):
+            mmws.convert(model, 'WN')
+            check = mmws.check_conversion(model)
+            mmws.fold(model)
+        assert check
+        assert {t.device.type for t in (*model.parameters(), *model.buffers())} == {'cpu'}
+
+
+def test_a_norm_with_a_forward_of_the_instance_stays():
+    # Bug: it became Group Normalization, and its forward then missed the running statistics.
+    model = two_blocks()
+    norm = model[0][1]
+    norm.forward = lambda x: torch.nn.functional.batch_norm(x, norm.running_mean, norm.running_var)
+    mmws.convert(model, inputs=torch.randn(1, 3, 9, 9))
+    assert type(norm) is nn.BatchNorm2d
+    assert type(model[1][1]) is mmws.GroupNorm
+    reasons = {left.name: left.reason for left in model.conversion_report.left}
+    assert reasons['0.1'] == 'batch normalization with a forward of its own'
+    assert model(torch.randn(1, 3, 9, 9)).isfinite().all()
+
+
+def test_gains_are_kept_where_the_norm_has_none_by_default():
+    # Bug: 'IN2d' dropped trained gains and offsets, for PyTorch's instance norm has affine=False.
+    model = two_blocks()
+    for norm in (model[0][1], model[1][1]):
+        nn.init.uniform_(norm.weight)
+        nn.init.uniform_(norm.bias)
+    expected = model[0][1].weight, model[0][1].bias
+    mmws.convert(model, norm='IN2d')
+    assert isinstance(model[0][1], nn.InstanceNorm2d)
+    assert (model[0][1].weight, model[0][1].bias) == expected
+    asked = mmws.convert(two_blocks(), norm=dict(type='IN2d', affine=False))
+    assert asked[0][1].weight is None
+    for norm, affine in (('IN2d', True), ('GN', False)):
+        block = ConvModule(3, 32, 1, norm_cfg=dict(type='BN', affine=affine))
+        mmws.convert(block, norm=norm)
+        twin = ConvModule(3, 32, 1, conv_cfg=block.conv_cfg, norm_cfg=block.norm_cfg)
+        assert twin.state_dict().keys() == block.state_dict().keys()
 
 
 def test_blocks_of_mmcv_remember_eps_and_groups():
@@ -479,6 +528,20 @@ def test_other_new_weights_are_taken():
     layer.train().weight = nn.Parameter(layer.weight * 2)
 
 
+@pytest.mark.parametrize('layer', [mmws.ConvWS2d(3, 4, 3), mmws.ConvWN2d(3, 4, 3)])
+@pytest.mark.parametrize('count', [1, 4])
+def test_filters_are_set_to_zero_in_evaluation(layer, count):
+    # Bug: a factor of 0 passed for one of Batch Normalization, and pruning was refused.
+    layer = copy.deepcopy(layer).eval()
+    weight = layer.weight.detach().clone()
+    weight[:count] = 0
+    layer.weight = nn.Parameter(weight)
+    assert not layer(torch.ones(1, 3, 3, 3))[:, :count].sub(layer.bias[:count, None, None]).any()
+    if count < 4:  # the filters that are left are still guarded
+        with pytest.raises(ValueError, match='every filter multiplied'):
+            layer.weight = nn.Parameter(layer.weight * 2)
+
+
 class Reparameterized(nn.Module):
     """A block that makes one convolution of two for inference, as RepVGG's does."""
 
@@ -495,6 +558,33 @@ class Reparameterized(nn.Module):
 
     def fuse_features(self, x, y):
         return x + y
+
+
+class FusesFeatures(nn.Module):
+    """A block whose methods add feature maps up, in the words of those that fuse layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 32, 1), nn.BatchNorm2d(32)
+
+    def forward(self, x):
+        y = self.norm(self.conv(x))
+        return self.fuse(y, y) + self.fuse_bn(y) + self.merge_bn(x=y)
+
+    def fuse(self, *features):
+        return sum(features)
+
+    def fuse_bn(self, x=None):
+        return x
+
+    def merge_bn(self, *, x):
+        return x
+
+
+def test_methods_that_fuse_feature_maps_stay():
+    # Bug: `fuse(*features)` and `fuse(x=None)` can be called without arguments, and were replaced
+    # by a function that returns the module.
+    assert mmws.convert(FusesFeatures())(torch.randn(1, 3, 4, 4)).shape == (1, 32, 4, 4)
 
 
 @pytest.mark.parametrize('norm', ['GN', None])

@@ -1,5 +1,6 @@
 """`type='mmws.Converted'` in a config: built, trained, resumed and tested as the model itself."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -211,6 +212,17 @@ def test_mistakes_are_named_and_nothing_is_written(
         convert_config(base, out, **options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['broken.py', 'there.py']
     assert Path('there.py').read_text() == 'a = 1'
+
+
+@pytest.mark.parametrize('name', ['C:\\Users\\me\\base.py', 'a"""b.py', "it's.py"])
+def test_a_name_of_the_base_cannot_spoil_the_text(name, config, tmp_path):
+    # Bug: \U of a path of Windows was read as an escape, and three quotes ended the docstring.
+    base, out = tmp_path / name, tmp_path / 'out.py'
+    base.write_text(config.with_name('bn.py').read_text())
+    convert_config(base, out, conv=None)
+    text = out.read_text()
+    assert ast.get_docstring(ast.parse(text))
+    assert Config.fromfile(out).model.conv is None
 
 
 def test_the_command_line(config, tmp_path):

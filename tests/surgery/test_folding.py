@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 import mmws
 from mmws import layers
@@ -167,6 +168,47 @@ def test_a_forward_of_ones_own_is_refused_before_anything_changes():
     with pytest.raises(ValueError, match=r'cannot fold 1: .*Clamped has a forward of its own'):
         mmws.fold(model, inplace=True)
     assert type(model[0]) is layers.ConvWS2d
+
+
+def pruned(layer, name):
+    return prune.l1_unstructured(layer, name, 0.3)
+
+
+def parametrized(layer, name):
+    return parametrize.register_parametrization(layer, name, nn.Identity())
+
+
+@pytest.mark.parametrize('inplace', [True, False])
+@pytest.mark.parametrize(
+    ('layer', 'make', 'name', 'told'),
+    [
+        (layers.ConvWS2d(3, 4, 3), pruned, 'weight', r'pruning .*prune\.remove\(layer,'),
+        (layers.ConvWN2d(3, 4, 3), pruned, 'weight_g', 'pruning makes its weight_g'),
+        (layers.WNLSTM(3, 4), pruned, 'weight_hh_l0', 'pruning makes its weight_hh_l0'),
+        (layers.WNGRUCell(3, 4), parametrized, 'weight_ih', r'remove_parametrizations\(layer'),
+        (layers.ConvAWS2d(3, 4, 3), parametrized, 'weight', 'a parametrization makes its weight'),
+        (layers.ConvWS2d(3, 4, 3), parametrized, 'bias', 'a parametrization makes its bias'),
+        (layers.GroupNorm(4), parametrized, 'weight', 'a parametrization makes its weight'),
+        (layers.ConvWS2d(3, 4, 3), lambda layer, name: nn.utils.spectral_norm(layer), 'weight',
+         'something else'),
+    ],
+    ids=lambda case: None if not isinstance(case, nn.Module) else type(case).__name__,
+)  # fmt: skip
+def test_what_pruning_or_a_parametrization_makes_is_refused(layer, make, name, told, inplace):
+    # Bug: "attribute 'weight' already exists", after other layers had been folded in place.
+    model = nn.ModuleDict({'before': layers.ConvWS2d(3, 4, 3), 'layer': copy.deepcopy(layer)})
+    make(model['layer'], name)
+    kinds = [type(module) for module in model.modules()]
+    with pytest.raises(ValueError, match=rf'cannot fold layer \(.*{told}') as error:
+        mmws.fold(model, inplace=inplace)
+    assert '\n' not in str(error.value)
+    assert [type(module) for module in model.modules()] == kinds
+
+
+def test_a_pruned_bias_folds():
+    # Bug: refusing more than what the fold replaces.
+    layer, x = pruned(layers.ConvWS2d(3, 4, 3), 'bias'), torch.randn(1, 3, 5, 5)
+    torch.testing.assert_close(mmws.fold(layer)(x), layer(x))
 
 
 def test_arguments_of_the_weight_function_are_told_from_those_of_the_layer():

@@ -248,6 +248,25 @@ def test_the_check_finds_a_layer_whose_scale_matters():
     assert check.layers == 2
 
 
+def test_the_check_looks_at_all_conversions():
+    # Bug: only the last conversion counted, so that layers of the first one were not checked, and
+    # after a conversion of norms alone the model was said to have no converted layer.
+    def blocks():
+        return nn.Sequential(*(nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)) for _ in 'ab'))
+
+    norms_last = mmws.convert(mmws.convert(blocks(), norm=None), conv=None)
+    assert mmws.check_conversion(norms_last).layers == 2
+    one_by_one = mmws.convert(mmws.convert(blocks(), only='0'), only='1')
+    assert mmws.check_conversion(one_by_one).layers == 2
+    with_part = blocks()
+    mmws.convert(with_part[0])
+    mmws.convert(mmws.convert(with_part, conv=None), only='1', inplace=False)
+    assert mmws.check_conversion(mmws.convert(with_part)).layers == 2
+    # Layers that the user built, in a model of which the norms alone were converted.
+    built = nn.Sequential(mmws.ConvWS2d(3, 3, 3), nn.BatchNorm2d(3))
+    assert mmws.check_conversion(mmws.convert(built, conv=None)).layers == 1
+
+
 def test_the_check_sees_behind_gains_of_zero():
     # Bug: an initial value of 0 hides what training will show.
     class Residual(nn.Module):

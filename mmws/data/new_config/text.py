@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
-import string
 from pathlib import Path
 from typing import Any
 
-from mmws.config.code import Code, assign
+from mmws.config.code import Code, assign, quoted
 from mmws.config.tree import value_at
 
 from ..coco_check import CocoReport
@@ -19,23 +16,6 @@ from .fit import Fit
 from .model import classes_of_base, merged, model_override
 from .schedule import MIN_EPOCHS, Schedule, as_list, make_schedule
 from .start import Start
-
-
-def _quoted(value: Any) -> str:
-    """Return an argument as a shell reads it, safe to stand in the docstring of a config.
-
-    Quotes, control characters and the braces of MMEngine's templates are written as escapes of
-    ``$'...'``, so that no name can end the docstring, or be replaced in it.
-    """
-    text = str(value)
-    if '"""' not in text and '{{' not in text and text.isprintable():
-        return shlex.quote(text)
-    plain = set(string.ascii_letters + string.digits + ' _-+./:,=@()[]')
-    escaped = (
-        char if char in plain else ''.join(f'\\x{byte:02x}' for byte in os.fsencode(char))
-        for char in text
-    )
-    return f"$'{''.join(escaped)}'"
 
 
 def command_line(options: dict[str, Any]) -> str:
@@ -48,7 +28,7 @@ def command_line(options: dict[str, Any]) -> str:
     lines = []
     for name, values in options.items():
         if values is not None:
-            words = [_quoted(value) for value in as_list(values) if value is not True]
+            words = [quoted(value) for value in as_list(values) if value is not True]
             lines.append(' '.join([f'--{name}', *words] if name else words))
     return ' \\\n        '.join(['python tools/new_config.py', *lines])
 

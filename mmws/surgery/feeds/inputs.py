@@ -200,7 +200,7 @@ def _transformers_inputs(model: Any) -> Iterator[dict[str, Any]]:
 def _random(like: Tensor, *shape: int, batch: int = 1) -> Tensor:
     # A generator of its own: seeding the global ones would reach GPUs that are none of the model's.
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(batch, *shape, generator=generator).to(like)
+    return torch.randn(batch, *shape, generator=generator, device='cpu').to(like)
 
 
 # ---- MMDetection
@@ -224,7 +224,7 @@ def run_mmdet(model: nn.Module, size: int) -> Any:
             batch_input_shape=shape, scale_factor=(1.0, 1.0), flip=False, flip_direction=None,
         )
     )  # fmt: skip
-    corners = torch.tensor([[0.1, 0.1, 0.9, 0.8], [0.3, 0.2, 0.6, 0.7]])
+    corners = torch.tensor([[0.1, 0.1, 0.9, 0.8], [0.3, 0.2, 0.6, 0.7]], device='cpu')
     boxes = corners.to(next(model.parameters())) * size
     # CondInst's masks are those of the boxes that its loss assigns to the objects.
     labels = torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)

@@ -71,7 +71,7 @@ def _equal(before: list[Tensor], after: list[Tensor], factor: float) -> bool:
             return False
         if first.is_floating_point():
             first, second = first.double() * factor, second.double()
-            size = first.abs().max() if first.numel() else torch.zeros(())
+            size = first.abs().max() if first.numel() else first.new_zeros(())
             if not torch.allclose(first, second, rtol=_RTOL, atol=float(size) * 1e-6):
                 return False
         elif not torch.equal(first, second):

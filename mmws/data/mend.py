@@ -78,6 +78,22 @@ def mend_coco(
         OSError: if a file cannot be read or written.
         ValueError: if the file is no COCO instances file.
     """
+    data, mending = mended_data(json_path, img_dir, masks, split)
+    if not mending.changes:
+        return mending
+    mending.path = str(out)
+    with replacing(Path(out)) as draft:
+        draft.write_text(json.dumps(data), encoding='utf-8')
+    return mending
+
+
+def mended_data(
+    json_path: str | Path,
+    img_dir: str | Path | None = None,
+    masks: bool = True,
+    split: str = 'train',
+) -> tuple[dict[str, Any], Mending]:
+    """Return what :func:`mend_coco` writes, and the changes; see there for the arguments."""
     text, plain = read_text(json_path)
     data = json.loads(text)
     del text
@@ -94,12 +110,7 @@ def mend_coco(
     folder = report.img_dir or str(img_dir or '')
     data['images'] = _mend_images(data['images'], folder, respelled, mending)
     data['annotations'] = _mend_annotations(data, masks, mending)
-    if not mending.changes:
-        return mending
-    mending.path = str(out)
-    with replacing(Path(out)) as draft:
-        draft.write_text(json.dumps(data), encoding='utf-8')
-    return mending
+    return data, mending
 
 
 def _mend_images(

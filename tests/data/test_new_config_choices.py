@@ -207,3 +207,55 @@ def test_sizes_that_are_wrong_in_every_image_are_not_told_as_images_not_found(co
     path.write_text(json.dumps(data))
     with pytest.raises(DataError, match=r"all\.json: 8 entries of 'images' whose 'width' is no"):
         new_config(data=path, out=tmp_path / 'c.py')
+
+
+def as_own_folder(path, tmp_path, *names):
+    """Put a COCO file, under the names given, into the folder that ``cells.py`` writes to."""
+    folder = tmp_path / 'cells_data'
+    folder.mkdir()
+    (path.parent / 'images').rename(folder / 'images')
+    for name in names:
+        (folder / name).write_bytes(path.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize('options', [{}, {'fix': True}])
+def test_files_of_the_data_set_are_never_replaced(coco, tmp_path, options):
+    # Bug: `cells_data/train.json` was replaced by its training part, or by its mended copy.
+    names = ['train.json', 'val.json'] if options else ['train.json']
+    folder = as_own_folder(coco(iscrowd='0'), tmp_path, *names)
+    before = [(folder / name).read_bytes() for name in names]
+    data = folder if options else folder / 'train.json'
+    with pytest.raises(FileExistsError, match=r'train\.json is a file of the data set itself'):
+        new_config(data=data, base=NARROW, out=tmp_path / 'cells.py', **options)
+    assert [(folder / name).read_bytes() for name in names] == before
+    assert sorted(path.name for path in folder.iterdir()) == ['images', *names]
+
+
+def test_a_file_of_another_origin_is_never_replaced(coco, tmp_path):
+    # Bug: an annotation file that happens to have the name of a part was replaced.
+    path = coco()
+    (tmp_path / 'c_data').mkdir()
+    (tmp_path / 'c_data' / 'val.json').write_text('precious')
+    with pytest.raises(FileExistsError, match=r'val\.json exists and was not written by mmws'):
+        new_config(data=path, base=NARROW, out=tmp_path / 'c.py')
+    assert (tmp_path / 'c_data' / 'val.json').read_text() == 'precious'
+
+
+@pytest.mark.slow
+def test_data_that_are_refused_leave_an_old_config_with_its_files(coco, tmp_path):
+    # Bug: with `force` the files of the old config were replaced before the data were refused.
+    path, folder = coco(), tmp_path / 'c_data'
+    new_config(data=path, base=NARROW, out=tmp_path / 'c.py', start='none')
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    again = {'base': NARROW, 'out': tmp_path / 'c.py', 'start': 'none', 'force': True}
+    with pytest.raises(DataError, match=r'c_data/train_draft\.json'):
+        new_config(data=coco(bbox=[4, 4, 1e9, 10]), **again)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    # Sound data then replace the files together with the config.
+    written = new_config(data=coco(name='dog'), **again)
+    assert Path(written.train.path) == folder / 'train.json'
+    assert json.loads((folder / 'train.json').read_text())['categories'][0]['name'] == 'dog'
+    assert sorted(file.name for file in folder.iterdir()) == ['train.json', 'val.json']
+    assert not any('draft' in text for text in [*written.notes, *written.warnings])
+    assert 'draft' not in (tmp_path / 'c.py').read_text()

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from mmws.files import replacing
 
 from ..coco_check import CocoReport, check_entries
 from ..coco_check.images import check_files
 from ..coco_check.reader import read_text
 from ..errors import DataError
 from ..importers import FORMATS, Imported, find_coco, join_coco, read_coco
-from ..mend import mend_coco
+from ..mend import mended_data
 from ..split import split_coco
 from ..voc import convert_voc, has_masks, is_sbd, is_voc
 from ..voc.splits import EVERY_IMAGE
+from .written import Written
 
 DEFAULT_VAL_FRACTION = 0.2  # of a data set that is recognized and has no split
 
@@ -29,7 +27,7 @@ DEFAULT_VAL_FRACTION = 0.2  # of a data set that is recognized and has no split
 class Options:
     """What the user asked for; the arguments of :func:`mmws.data.new_config.new_config`."""
 
-    out_dir: Path
+    written: Written
     masks: bool | None = None
     val_fraction: float | None = None
     seed: int = 0
@@ -103,6 +101,7 @@ def from_coco(path: Path, found: dict[str, list[Path]], options: Options) -> Sou
     files = [file for file in files if 'instances' in file.name] or files
     if len(files) == 1:
         return split_file(files[0], None, options)
+    options.written.reads(files)
     parts = [(read_coco(file), _located(file)) for file in files]
     root = os.path.commonpath([os.path.abspath(folder) for _, folder in parts])
     joined = join_coco([(data, _prefix(folder, root)) for data, folder in parts])
@@ -141,6 +140,7 @@ def split_file(file: str | Path, img_dir: str | Path | None, options: Options) -
         return Source(str(file), None, [None if img_dir is None else str(img_dir)], notes=[note])
     folder = str(img_dir) if img_dir is not None else _located(Path(file))
     notes = [f'recognized the COCO file {file}']
+    options.written.reads([file])
     return _split_data(read_coco(Path(file)), folder, options, notes, str(file))
 
 
@@ -170,7 +170,7 @@ def from_voc(root: Path, options: Options, must_have_lists: bool = True) -> Sour
     lists = root if is_sbd(root) else root / 'ImageSets' / ('Segmentation' if masks else 'Main')
     has_lists = all((lists / f'{split}.txt').is_file() for split in options.splits)
     if options.val_fraction is None and (has_lists or must_have_lists):
-        out_dir = None if os.access(root, os.W_OK) else options.out_dir
+        out_dir = None if os.access(root, os.W_OK) else options.written.folder
         converted = {
             r.split: r
             for r in convert_voc(root, options.splits, options.classes, boxes, out_dir=out_dir)
@@ -178,7 +178,9 @@ def from_voc(root: Path, options: Options, must_have_lists: bool = True) -> Sour
         reports = [converted[split] for split in options.splits]
         source = Source(reports[0].path, reports[1].path, [r.img_dir for r in reports], masks)
     else:
-        reports = convert_voc(root, [EVERY_IMAGE], options.classes, boxes, out_dir=options.out_dir)
+        reports = convert_voc(
+            root, [EVERY_IMAGE], options.classes, boxes, out_dir=options.written.folder
+        )
         data = read_coco(Path(reports[0].path))
         note = f'recognized VOC: {reports[0].images} images in {reports[0].img_dir}'
         source = _split_data(data, reports[0].img_dir, options, [note], str(root))
@@ -216,11 +218,8 @@ def _write_parts(
     paths = []
     for name, data in (('train', train), ('val', val)):
         if data is not None:
-            path = options.out_dir / f'{name}.json'
-            with replacing(path) as draft:
-                draft.write_text(json.dumps(data), encoding='utf-8')
-            paths.append(str(path))
-    notes = [*notes, f'wrote {" and ".join(paths)}']
+            paths.append(options.written.write(name, data))
+    notes = [*notes, f'wrote {" and ".join(map(options.written.final, paths))}']
     return Source(paths[0], paths[1] if val is not None else None, [img_dir, img_dir], notes=notes)
 
 
@@ -233,16 +232,19 @@ def made_readable(source: Source, options: Options) -> None:
         if plain:
             return path
         try:
-            text, _ = read_text(path)
-        except UnicodeError:
+            data = json.loads(read_text(path)[0])
+        except (ValueError, RecursionError):
             return path  # the check names it
-        copy = options.out_dir / f'{split}.json'
-        with replacing(copy) as draft:
-            draft.write_text(text, encoding='utf-8')
-        source.notes.append(f'{path} begins with a byte order mark: {copy} is a copy without it')
+        if not isinstance(data, dict):
+            return path
+        copy = options.written.write(split, data)
+        source.notes.append(
+            f'{path} begins with a byte order mark: {options.written.final(copy)} is a copy '
+            'without it'
+        )
         # Where the images are found must not depend on where the copy lies.
         _keep_folder(source, split, path)
-        return str(copy)
+        return copy
 
     _each(source, convert)
 
@@ -253,18 +255,17 @@ def mended(source: Source, masks: bool, options: Options) -> None:
     def convert(path: str, split: str) -> str:
         _keep_folder(source, split, path)
         folder = source.dirs[0 if split == 'train' else -1]
-        draft = options.out_dir / f'{split}_mended.json'
         try:
-            found = mend_coco(path, draft, folder, masks, split)
+            data, found = mended_data(path, folder, masks, split)
         except (ValueError, RecursionError):
             return path  # no COCO file at all, which the check tells
         if not found.changes:
             return path
-        target = options.out_dir / f'{split}.json'
-        shutil.move(draft, target)
-        source.notes.append(f'{path} was corrected; {target} is the new file:')
+        new = options.written.write(split, data)
+        was, is_ = options.written.final(path), options.written.final(new)
+        source.notes.append(f'{was} was corrected; {is_} is the new file:')
         source.notes += found.table()
-        return str(target)
+        return new
 
     _each(source, convert)
 

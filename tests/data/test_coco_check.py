@@ -300,6 +300,15 @@ def test_an_image_above_pillows_limit_is_read(check, data, root, monkeypatch):
     assert Image.MAX_IMAGE_PIXELS == 10
 
 
+def test_absolute_file_names_need_no_folder(check, data, root):
+    # Bug: every folder "has" such files, and the first one tried, which was not there, was taken.
+    for image in data['images']:
+        image['file_name'] = str(root / 'train' / image['file_name'])
+    report = check(data)
+    assert report.img_dir == str(root / 'annotations')
+    assert report.problems == []
+
+
 def test_names_the_folders_tried(check, data, root):
     data['images'][0]['file_name'] = data['images'][1]['file_name'] = 'gone.jpg'
     (problem,) = check(data).problems

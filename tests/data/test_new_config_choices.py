@@ -15,6 +15,7 @@ from mmws.data.new_config.fit import fit_to_data
 from mmws.data.new_config.schedule import evaluations_for
 from mmws.data.new_config.start import find_detector, find_start
 from mmws.data.new_config.text import command_line
+from mmws.data.preflight import find_problems
 from tests.helpers.paths import ROOT
 
 NARROW = ROOT / 'configs' / 'mask_rcnn_r18_gnws_narrow.py'
@@ -259,3 +260,35 @@ def test_data_that_are_refused_leave_an_old_config_with_its_files(coco, tmp_path
     assert sorted(file.name for file in folder.iterdir()) == ['train.json', 'val.json']
     assert not any('draft' in text for text in [*written.notes, *written.warnings])
     assert 'draft' not in (tmp_path / 'c.py').read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('fraction', [None, 0])
+def test_absolute_file_names_give_a_config_that_finds_them(coco, tmp_path, fraction):
+    # Bug: the folder of the images was one that does not exist, which the next start refused.
+    path = coco()
+    data = json.loads(path.read_text())
+    for image in data['images']:
+        image['file_name'] = str(path.parent / 'images' / image['file_name'])
+    path.write_text(json.dumps(data))
+    written = new_config(
+        data=path, base=NARROW, out=tmp_path / 'c.py', start='none', val_fraction=fraction
+    )
+    assert written.train.img_dir == str(path.parent)
+    assert find_problems(Config.fromfile(written.path)) == []
+
+
+@pytest.mark.slow
+def test_a_file_without_any_size_is_mended_and_split(coco, tmp_path):
+    # Bug: "its images are not found", because entries without a size tell no file name.
+    path = coco()
+    data = json.loads(path.read_text())
+    for image in data['images']:
+        del image['width']
+    path.write_text(json.dumps(data))
+    for options in ({'data': path}, {'train_json': path, 'val_json': path}):
+        written = new_config(
+            base=NARROW, out=tmp_path / 'c.py', start='none', fix=True, force=True, **options
+        )
+        sizes = {size for report in (written.train, written.val) for size in report.sizes}
+        assert sizes == {(64, 48)}

@@ -179,6 +179,7 @@ def new_config(
     written = Written(out.with_name(f'{out.stem}_data'), out)
     options = Options(written, masks, val_fraction, seed, group_by, fix, splits, classes)
     source = _source(train_json, val_json, img_dirs, voc, data, options)
+    masks = options.masks  # decided there if the data had to be corrected first
     written.reads(path for path in (source.train, source.val) if path is not None)
     made_readable(source, options)
     if masks is None:

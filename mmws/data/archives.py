@@ -14,6 +14,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from mmws.files import DRAFT_SUFFIX
+
 
 class UnsafeArchiveError(ValueError, tarfile.FilterError):
     """An archive with an entry that would be written somewhere else, or is no file."""
@@ -98,10 +100,31 @@ def _require_mergeable(new: Path, old: Path) -> None:
 
 def _merge(new: Path, old: Path) -> None:
     if not old.exists():
-        os.replace(new, old)
+        _move(new, old)
     elif new.is_dir():
         for entry in list(new.iterdir()):
             _merge(entry, old / entry.name)
+
+
+def _move(new: Path, old: Path) -> None:
+    try:
+        os.replace(new, old)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        # A folder above is a link to another disk: the copy there gets its name when it is whole.
+        draft = old.with_name(f'.{old.name}{DRAFT_SUFFIX}')
+        try:
+            if new.is_dir():
+                shutil.copytree(new, draft, symlinks=True, dirs_exist_ok=True)
+            else:
+                shutil.copy2(new, draft)
+            os.replace(draft, old)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            if draft.is_file():
+                draft.unlink()
+            raise
 
 
 def _each(entries: Iterable, path: Path) -> tqdm:

@@ -16,12 +16,12 @@ from pycocotools import mask as mask_utils
 from mmws.files import replacing
 
 from .coco_check.boxes import are_corners
-from .coco_check.check import check_entries
 from .coco_check.fields import image_fault, is_number
 from .coco_check.images import check_files
 from .coco_check.masks import FAR, check_mask
 from .coco_check.pixels import decode_image
 from .coco_check.reader import read_text
+from .coco_check.report import CocoReport
 
 
 @dataclass
@@ -31,10 +31,12 @@ class Mending:
     Attributes:
         path: The new file; the old one if nothing had to be changed.
         changes: For each kind of change the entries concerned, as text.
+        img_dir: Folder of the images; ``None`` if not found.
     """
 
     path: str
     changes: dict[str, list[str]] = field(default_factory=dict)
+    img_dir: str | None = None
 
     def note(self, what: str, entry: Any) -> None:
         """Count an entry that was changed."""
@@ -61,8 +63,8 @@ def mend_coco(
     What has one meaning is corrected: spelling of file names, sizes of images, types and repeated
     ids, ``iscrowd``, ``area``, boxes given by two corners or over the edge, flat polygons. An
     annotation that means nothing is left out: without a known image or category, without a box of
-    at least one pixel inside its image or, with ``masks``, without a mask that can be drawn. So are
-    images that cannot be decoded. Each change is listed.
+    at least one pixel inside its image or, with ``masks``, without a mask that can be drawn. Images
+    that cannot be decoded stay. Each change is listed.
 
     Args:
         json_path: The file, which is not changed.
@@ -78,6 +80,22 @@ def mend_coco(
         OSError: if a file cannot be read or written.
         ValueError: if the file is no COCO instances file.
     """
+    data, mending = mended_data(json_path, img_dir, masks, split)
+    if not mending.changes:
+        return mending
+    mending.path = str(out)
+    with replacing(Path(out)) as draft:
+        draft.write_text(json.dumps(data), encoding='utf-8')
+    return mending
+
+
+def mended_data(
+    json_path: str | Path,
+    img_dir: str | Path | None = None,
+    masks: bool = True,
+    split: str = 'train',
+) -> tuple[dict[str, Any], Mending]:
+    """Return what :func:`mend_coco` writes, and the changes; see there for the arguments."""
     text, plain = read_text(json_path)
     data = json.loads(text)
     del text
@@ -87,19 +105,19 @@ def mend_coco(
     mending = Mending(str(json_path))
     if not plain:
         mending.note('byte order mark removed', json_path)
-    report = check_entries(json_path, masks)
+    # Also images with other faults tell where the images are.
+    names = [i.get('file_name') for i in data['images'] if isinstance(i, dict)]
+    report = CocoReport(
+        str(json_path), file_names=tuple(name for name in names if isinstance(name, str) and name)
+    )
     respelled: dict[str, str] = {}
     if report.file_names:
         respelled = check_files(report, img_dir, split)
+    mending.img_dir = report.img_dir
     folder = report.img_dir or str(img_dir or '')
     data['images'] = _mend_images(data['images'], folder, respelled, mending)
     data['annotations'] = _mend_annotations(data, masks, mending)
-    if not mending.changes:
-        return mending
-    mending.path = str(out)
-    with replacing(Path(out)) as draft:
-        draft.write_text(json.dumps(data), encoding='utf-8')
-    return mending
+    return data, mending
 
 
 def _mend_images(
@@ -173,7 +191,7 @@ def _finder(known: Any) -> Callable[[Any], Any]:
     def find(value: Any) -> Any:
         if _is_id(value) and value in known:
             return value
-        if type(value) is float and value == math.floor(value):
+        if type(value) is float and math.isfinite(value) and value == math.floor(value):
             value = int(value)
         return as_text.get(str(value))
 

@@ -332,7 +332,7 @@ def _some_images(dataset: dict, paths: 'dict[str, str]') -> 'list[str]':
         return [os.path.join(folder, name) for name in _sampled_file_names(ann_file)]
     if kind(dataset) in _VOC_LIKE and ann_file:
         with open(ann_file, encoding='utf-8') as file:
-            ids = file.read().split()
+            ids = [line for line in file.read().splitlines() if line]  # names may have spaces
         images = dataset.get('img_subdir', 'JPEGImages')
         folder = os.path.join(paths.get('data_prefix.sub_data_root', ''), images)
         chosen = ids[:: max(1, len(ids) // _SAMPLES)]

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from . import tiff
+
 _SAMPLE = 200  # images whose values are measured
-_TIFF = (b'II*\x00', b'MM\x00*', b'II+\x00', b'MM\x00+')
 
 
 class RawFormat(NamedTuple):
@@ -38,7 +39,7 @@ class RawFormat(NamedTuple):
 
 def is_tiff(content: bytes) -> bool:
     """Return whether a file is a TIFF."""
-    return content[:4] in _TIFF
+    return content[:4] in tiff.MARKS
 
 
 def decode_raw(content: bytes) -> np.ndarray:
@@ -48,50 +49,101 @@ def decode_raw(content: bytes) -> np.ndarray:
         content: Bytes of the file.
 
     Returns:
-        Of shape (H, W, C) and the type of the file. Colours are in OpenCV's order, blue first. The
-        pages of a TIFF become channels, in their order.
+        Of shape (H, W, C) and the type of the file. Colours of up to four samples are in OpenCV's
+        order, blue first; more samples keep the order of the file. The pages of a TIFF become
+        channels, in their order, and are turned by its orientation.
 
     Raises:
-        ValueError: if it cannot be decoded, or its pages differ in size.
+        ValueError: if it cannot be decoded, its pages differ in size, or it is a TIFF that needs
+            tifffile, which is not installed.
     """
-    data = np.frombuffer(content, np.uint8)
-    pages: Sequence[np.ndarray] = ()
+    if is_tiff(content):
+        return _decode_tiff(content)
+    image = None
+    if content:
+        try:
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        except cv2.error:
+            image = None
+    if image is None:
+        raise ValueError('OpenCV cannot decode it')
+    return _joined([image])
+
+
+def _decode_tiff(content: bytes) -> np.ndarray:
     try:
-        if is_tiff(content):
-            _, pages = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED)
-        elif content:
-            image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-            pages = () if image is None else (image,)
+        layout = tiff.read_pages(content)
+    except ValueError:
+        layout = []  # the decoders have better words for what is damaged
+    if not all(map(_is_opencvs, layout)):
+        return _joined(_by_tifffile(content))
+    try:
+        _, pages = cv2.imdecodemulti(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         pages = ()
     if not pages:
-        pages = [_by_tifffile(content)] if is_tiff(content) else ()
-    if not pages:
-        raise ValueError('OpenCV cannot decode it')
+        return _joined(_by_tifffile(content))
+    for page, decoded in zip(layout, pages):
+        channels = decoded.shape[2] if decoded.ndim == 3 else 1
+        if page.photometric in (tiff.BLACK_IS_ZERO, tiff.RGB) and channels != page.samples:
+            raise ValueError(f'OpenCV decodes {channels} of its {page.samples} channels')
+    return _joined(pages)
+
+
+def _is_opencvs(page: tiff.Page) -> bool:
+    """Return whether OpenCV decodes a page of a TIFF as it is.
+
+    Of several samples that are no colours OpenCV drops or mixes some, planes of 16 bits it mixes,
+    white that is 0 it inverts, and colours of 8 bits it multiplies by their transparency.
+    """
+    if page.photometric == tiff.RGB and page.planes != tiff.SEPARATE:
+        multiplied = page.bits == 8 and page.extra[:1] == (tiff.UNASSOCIATED,)
+        return page.samples == 3 or (page.samples == 4 and not multiplied)
+    if page.photometric == tiff.BLACK_IS_ZERO:
+        return page.samples == 1
+    if page.photometric == tiff.RGB:
+        return False
+    # Black and white of 1 bit, palettes and compressed colours become colours for the eye.
+    return page.photometric != tiff.WHITE_IS_ZERO or page.bits < 8
+
+
+def _joined(pages: Sequence[np.ndarray]) -> np.ndarray:
     if len({page.shape for page in pages}) > 1:
         raise ValueError('its pages differ in size')
     return np.concatenate([page.reshape(*page.shape[:2], -1) for page in pages], axis=2)
 
 
-def _by_tifffile(content: bytes) -> np.ndarray:
-    """Decode a TIFF with more than four samples a pixel, which OpenCV does not know."""
+def _by_tifffile(content: bytes) -> list[np.ndarray]:
+    """Decode the pages of a TIFF whose samples OpenCV does not decode as they are."""
     import io
 
     try:
         import tifffile
     except ImportError:
         raise ValueError(
-            'OpenCV cannot decode it; a TIFF of more than four channels may need `pip install '
-            'tifffile`'
+            'OpenCV cannot decode it; a TIFF of more than four channels, or of several that are '
+            'no colours, may need `pip install tifffile`'
         ) from None
+    pages = []
     try:
-        image = tifffile.imread(io.BytesIO(content))
+        with tifffile.TiffFile(io.BytesIO(content)) as file:
+            for page in file.pages:
+                if page.is_reduced:
+                    continue
+                image = page.asarray()
+                if image.ndim == 3 and page.planarconfig == tiff.SEPARATE:
+                    image = np.moveaxis(image, 0, 2)
+                if image.ndim not in (2, 3):
+                    raise ValueError(f'a page has the shape {image.shape}')
+                if page.photometric == tiff.RGB and image.ndim == 3 and image.shape[2] <= 4:
+                    image = np.concatenate([image[..., 2::-1], image[..., 3:]], axis=2)
+                orientation = page.tags.valueof(274, 1)
+                pages.append(tiff.turned(image, int(orientation)))
     except Exception as error:  # of a format with many kinds of damage
         raise ValueError(f'tifffile cannot decode it ({error})') from error
-    if image.ndim != 3:
-        raise ValueError(f'tifffile cannot decode it to an image, but to the shape {image.shape}')
-    # The channels come first where each has a plane of its own; they are fewer than rows.
-    return np.moveaxis(image, 0, 2) if image.shape[0] < image.shape[2] else image
+    if not pages:
+        raise ValueError('tifffile cannot decode it (it has no page)')
+    return pages
 
 
 def measure_raw(folder: str | os.PathLike, names: Sequence[str]) -> RawFormat:

@@ -1,11 +1,15 @@
 import copy
 import json
+import struct
 
+import cv2
+import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mmws.data.coco_check import check_coco
+from mmws.data.coco_check import check_coco, read_image_size
+from mmws.data.coco_check.pixels import decode_image
 
 # Two images of 64x48 with one triangle each; category ids in neither order nor sequence.
 SOUND = {
@@ -254,6 +258,55 @@ def test_a_photograph_that_exif_turns_has_the_size_it_is_read_with(check, data, 
     exif[274] = 6
     Image.new('RGB', (48, 64)).save(root / 'train' / 'a.jpg', exif=exif)
     assert kinds(check(data)) == {}
+
+
+def turned_picture(path, orientation, by='exif'):
+    """Write a picture of 64 x 48 with an orientation in EXIF, as a number or a text, or in XMP."""
+    exif = Image.Exif()
+    if by == 'exif':
+        exif[274] = orientation
+    options = {'exif': exif}
+    if by == 'text':
+        entry = struct.pack('<HHI4s', 274, 2, 2, str(orientation).encode())
+        options = {'exif': b'Exif\0\0II*\0' + struct.pack('<IH', 8, 1) + entry + bytes(4)}
+    if by == 'xmp':
+        rdf = f'<rdf:Description tiff:Orientation="{orientation}"/>'
+        options['xmp'] = f'<x:xmpmeta><rdf:RDF>{rdf}</rdf:RDF></x:xmpmeta>'.encode()
+    Image.new('RGB', (64, 48)).save(path, **options)
+
+
+@pytest.mark.parametrize(
+    ('name', 'orientation', 'by'),
+    [('a.jpg', 6, 'exif'), ('a.png', 6, 'exif'), ('a.webp', 6, 'exif'), ('a.jpg', 6, 'xmp'),
+     ('a.jpg', 6, 'text'), ('a.tif', 6, 'exif')],
+)  # fmt: skip
+def test_the_size_is_that_which_opencv_reads(tmp_path, name, orientation, by):
+    # Bugs: WebP, which this OpenCV may not turn, and XMP, which it never reads, counted as turned,
+    # TIFFs twice; a text as orientation raised TypeError.
+    path = tmp_path / name
+    turned_picture(path, orientation, by)
+    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    assert read_image_size(path) == (pixels.shape[1], pixels.shape[0])
+    state = decode_image(path)
+    assert state.size == (pixels.shape[1], pixels.shape[0])
+    assert (state.orientation > 1) == (pixels.shape[:2] == (64, 48))
+
+
+def test_an_image_above_pillows_limit_is_read(check, data, root, monkeypatch):
+    # Bug: DecompressionBombError, which ended the check, for an image that OpenCV decodes.
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 10)
+    assert kinds(check(data)) == {}
+    assert read_image_size(next(root.rglob('*.jpg'))) == (64, 48)
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
+def test_absolute_file_names_need_no_folder(check, data, root):
+    # Bug: every folder "has" such files, and the first one tried, which was not there, was taken.
+    for image in data['images']:
+        image['file_name'] = str(root / 'train' / image['file_name'])
+    report = check(data)
+    assert report.img_dir == str(root / 'annotations')
+    assert report.problems == []
 
 
 def test_names_the_folders_tried(check, data, root):

@@ -18,6 +18,7 @@ import pytest
 from mmws.data import download as module
 from mmws.data.archives import unpack
 from mmws.data.download import Archive, download, download_hint
+from mmws.data.image_files import files_in
 from tests.helpers.processes import call_tool
 
 IMAGE = os.urandom(100_000)
@@ -334,3 +335,24 @@ def test_an_archive_writes_nothing_outside(tmp_path, kind):
 def test_what_is_missing_leads_to_the_command_that_brings_it(path, command):
     expected = command and f'python tools/download_dataset.py {command}'
     assert download_hint(path) == expected
+
+
+def test_an_archive_goes_to_a_folder_on_another_disk(tmp_path, monkeypatch):
+    # Bug: all was unpacked, and then lost, as no file can be moved from one disk to another.
+    path = tmp_path / 'a.zip'
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('top/inner/b.txt', 'b')
+        archive.writestr('top/a.txt', 'a')
+    (tmp_path / 'disk').mkdir()
+    (tmp_path / 'coco').symlink_to(tmp_path / 'disk')
+    replace = os.replace
+
+    def between_disks(source, target):
+        if '.unpacked' in str(source):
+            raise OSError(errno.EXDEV, 'Invalid cross-device link')
+        replace(source, target)
+
+    monkeypatch.setattr('mmws.data.archives.os.replace', between_disks)
+    unpack(path, tmp_path / 'coco', 'top')
+    found = sorted(p.relative_to(tmp_path / 'disk').as_posix() for p in files_in(tmp_path / 'disk'))
+    assert found == ['a.txt', 'inner/b.txt']

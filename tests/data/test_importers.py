@@ -11,8 +11,11 @@ from pycocotools import mask as mask_utils
 
 from mmws.config import read_config
 from mmws.data.errors import DataError
+from mmws.data.image_files import files_in
 from mmws.data.importers import CocoBuilder, Shape, import_cvat, import_labelme, import_yolo
 from mmws.data.new_config import new_config
+from mmws.data.new_config.sources import Options, find_source
+from mmws.data.new_config.written import Written
 from tests.helpers.formats import as_cvat, as_labelme, as_voc, as_yolo, objects_of
 
 pytest.importorskip('sklearn')
@@ -238,3 +241,203 @@ def test_a_folder_that_the_yaml_names_and_is_missing_is_told_with_its_key(digits
     about.write_text("{names: {0: a}, path: '.', train: nowhere}")
     with pytest.raises(FileNotFoundError, match=rf"'train' of {about} names .*nowhere, which"):
         import_yolo(root)
+
+
+def picture(path, size=(40, 30)):
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new('RGB', size).save(path)
+
+
+@pytest.mark.parametrize(('shape', 'points'), [([4, 3], 12), ([17, 2], 34), ([17, 3], 51)])
+def test_labels_with_key_points_are_boxes(tmp_path, shape, points):
+    # Bug: boxes with their key points became polygons; of an odd number all were left out.
+    picture(tmp_path / 'images' / 'a.jpg')
+    (tmp_path / 'labels').mkdir()
+    numbers = ' '.join(['0.5'] * points)
+    (tmp_path / 'labels' / 'a.txt').write_text(f'0 0.5 0.5 0.25 0.2 {numbers}')
+    (tmp_path / 'data.yaml').write_text(f'train: images\nnames: [person]\nkpt_shape: {shape}\n')
+    found = import_yolo(tmp_path)
+    (annotation,) = found.splits['train']['annotations']
+    assert annotation['bbox'] == [15, 12, 10, 6]
+    assert 'segmentation' not in annotation
+    assert any('key points are left out' in warning for warning in found.warnings)
+
+
+def test_yolo_names_by_numbers_that_are_texts(tmp_path):
+    # Bug: the classes were called "0" and "1".
+    picture(tmp_path / 'images' / 'a.jpg')
+    (tmp_path / 'labels').mkdir()
+    (tmp_path / 'labels' / 'a.txt').write_text('1 0.5 0.5 0.25 0.2')
+    (tmp_path / 'data.yaml').write_text("train: images\nnames: {'0': cat, '1': dog}\n")
+    categories = import_yolo(tmp_path).splits['train']['categories']
+    assert [category['name'] for category in categories] == ['cat', 'dog']
+
+
+def test_folders_that_are_links_are_entered_once(tmp_path):
+    # Bug: images in a linked folder were not found.
+    picture(tmp_path / 'elsewhere' / 'a.jpg')
+    (tmp_path / 'y' / 'images').mkdir(parents=True)
+    (tmp_path / 'y' / 'images' / 'more').symlink_to(tmp_path / 'elsewhere')
+    (tmp_path / 'elsewhere' / 'up').symlink_to(tmp_path / 'elsewhere')
+    found = list(files_in(tmp_path / 'y' / 'images', '.jpg'))
+    assert found == [tmp_path / 'y' / 'images' / 'more' / 'a.jpg']
+    (tmp_path / 'y' / 'data.yaml').write_text('train: images\nnames: [a]\n')
+    assert len(import_yolo(tmp_path / 'y').splits['train']['images']) == 1
+
+
+def coco_file(path, names, categories=('cat', 'dog'), **changes):
+    images = [
+        {'id': i, 'file_name': name, 'width': 40, 'height': 30} for i, name in enumerate(names)
+    ]
+    annotations = [
+        {'id': i, 'image_id': i, 'category_id': i % len(categories), 'bbox': [4, 4, 20, 10],
+         'area': 200, 'iscrowd': 0, 'segmentation': [[4, 4, 24, 4, 24, 14, 4, 14]]}
+        for i in range(len(names))
+    ]  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = {
+        'images': images, 'annotations': annotations,
+        'categories': [{'id': i, 'name': name} for i, name in enumerate(categories)], **changes,
+    }  # fmt: skip
+    path.write_text(json.dumps(data))
+
+
+def split_of(source):
+    """Return the names of the images of train and val, and their classes."""
+    files = [json.loads(Path(path).read_text()) for path in (source.train, source.val)]
+    names = [{Path(image['file_name']).name for image in data['images']} for data in files]
+    return *names, [[c['name'] for c in data['categories']] for data in files]
+
+
+def test_cocos_own_folder_keeps_its_split(tmp_path):
+    # Bug: the files of key points made two of each split, and all images were split anew.
+    for split in ('train2017', 'val2017'):
+        names = [f'{split}_{i}.jpg' for i in range(3)]
+        for name in names:
+            picture(tmp_path / split / name)
+        for kind in ('instances', 'person_keypoints'):
+            coco_file(tmp_path / 'annotations' / f'{kind}_{split}.json', names)
+    source = find_source(tmp_path, Options(Written(tmp_path / 'out')))
+    assert [Path(path).name for path in (source.train, source.val)] == [
+        'instances_train2017.json', 'instances_val2017.json',
+    ]  # fmt: skip
+
+
+def test_two_training_files_are_joined_without_the_validation_file(tmp_path):
+    # Bug: all three were joined and split anew, so that validation images were trained on.
+    classes = {'train_a': ('cat', 'dog'), 'train_b': ('dog', 'cat'), 'val': ('dog', 'bird')}
+    for name, categories in classes.items():
+        names = [f'{name}_{i}.jpg' for i in range(2)]
+        for image in names:
+            picture(tmp_path / 'images' / image)
+        coco_file(tmp_path / f'{name}.json', names, categories)
+    train, val, categories = split_of(find_source(tmp_path, Options(Written(tmp_path / 'out'))))
+    assert train == {'train_a_0.jpg', 'train_a_1.jpg', 'train_b_0.jpg', 'train_b_1.jpg'}
+    assert val == {'val_0.jpg', 'val_1.jpg'}
+    assert categories[0] == categories[1]
+
+
+def test_files_of_an_earlier_run_are_not_the_data(tmp_path):
+    # Bug: the second run took the old split for the data set, and lost what was added since.
+    root = tmp_path / 'd'
+    names = [f'{i}.jpg' for i in range(5)]
+    for name in names:
+        picture(root / name)
+    coco_file(root / 'cells.json', names[:4])
+    find_source(root, Options(Written(root / 'mine_data')))
+    coco_file(root / 'cells.json', names)
+    found = find_source(root, Options(Written(root / 'mine_data')))
+    train, val, _ = split_of(found)
+    assert train | val == set(names)
+    assert 'cells.json' in found.notes[0]
+
+
+def test_a_folder_of_labelme_is_known_after_an_earlier_run(tmp_path):
+    # Bugs: the old split was taken for the data set; the first JSON file alone was looked at.
+    root = tmp_path / 'd'
+    for name in ('b', 'c'):
+        picture(root / f'{name}.jpg')
+        labelme_file(root / f'{name}.json')
+    (root / 'a.json').write_text('{"other": 1}')
+    for _ in range(2):
+        source = find_source(root, Options(Written(root / 'mine_data')))
+        assert 'recognized LabelMe: 2 images' in source.notes[0]
+
+
+def labelme_file(path, size=(40, 30)):
+    shape = {'label': 'a', 'points': [[1, 1], [9, 1], [9, 9]], 'shape_type': 'polygon'}
+    content = {'shapes': [shape], 'imagePath': f'{path.stem}.jpg',
+               'imageWidth': size[0], 'imageHeight': size[1]}  # fmt: skip
+    path.write_text(json.dumps(content))
+
+
+def test_labels_of_an_image_of_another_size_are_named(tmp_path):
+    # Bug: the objects of a picture that was resized were misplaced without a word.
+    picture(tmp_path / 'a.jpg', (20, 15))
+    labelme_file(tmp_path / 'a.json')
+    with pytest.raises(DataError, match=r'a\.json: is of an image of 40x30 .*a\.jpg has 20x15'):
+        import_labelme(tmp_path)
+
+
+CVAT = """<annotations><meta><task><labels>
+<label><name>person</name><type>skeleton</type></label>
+<label><name>hand</name><type>points</type><parent>person</parent></label>
+</labels></task></meta>{}</annotations>"""
+
+
+def cvat_tree(root, images):
+    """Write a tree of CVAT: (subset, name, folder) of each image, which gets a box."""
+    for _, name, folder in images:
+        picture(root / folder / name)
+    items = (
+        f'<image subset="{subset}" name="{name}" width="40" height="30">'
+        '<box label="person" xtl="1" ytl="1" xbr="9" ybr="9"/></image>'
+        for subset, name, _ in images
+    )
+    (root / 'annotations.xml').write_text(CVAT.format(''.join(items)))
+
+
+@pytest.mark.parametrize(
+    ('subsets', 'splits'),
+    [
+        (['Train', 'Validation', 'Test'], {'train': 1, 'val': 1}),
+        (['Train', 'Test'], {'all': 1}),
+        (['Test'], {'all': 1}),
+        (['Train', 'Validation', 'default'], {'train': 1, 'val': 1}),
+    ],
+)
+def test_subsets_of_cvat(tmp_path, subsets, splits):
+    # Bugs: a subset of test images threw the split away, and they were trained on; images in
+    # folders of their subsets were not found; the parts of skeletons became classes.
+    cvat_tree(tmp_path, [(subset, f'{subset}.jpg', f'images/{subset}') for subset in subsets])
+    found = import_cvat(tmp_path)
+    assert {split: len(data['images']) for split, data in found.splits.items()} == splits
+    names = [i['file_name'] for data in found.splits.values() for i in data['images']]
+    assert all((found.img_dir / name).is_file() for name in names)
+    left_out = len(subsets) - len(names)
+    assert [line for line in found.warnings if f'{left_out} images of other subsets' in line] == (
+        found.warnings if left_out else []
+    )
+    categories = [c['name'] for data in found.splits.values() for c in data['categories']]
+    assert set(categories) == {'person'}
+
+
+def test_ids_that_are_texts_are_mended_before_the_split(tmp_path):
+    # Bug: all annotations went to train, where most images are not, and val had none.
+    names = [f'{i}.jpg' for i in range(6)]
+    for name in names:
+        picture(tmp_path / 'images' / name)
+    coco_file(tmp_path / 'x.json', names)
+    data = json.loads((tmp_path / 'x.json').read_text())
+    for annotation in data['annotations']:
+        annotation['image_id'] = str(annotation['image_id'])
+    (tmp_path / 'x.json').write_text(json.dumps(data))
+    options = Options(Written(tmp_path / 'out'), val_fraction=0.5, fix=True)
+    source = find_source(tmp_path / 'x.json', options)
+    for path in (source.train, source.val):
+        part = json.loads(Path(path).read_text())
+        ids = [image['id'] for image in part['images']]
+        assert [annotation['image_id'] for annotation in part['annotations']] == ids
+    assert any('image_id written like the id' in note for note in source.notes)

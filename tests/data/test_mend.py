@@ -91,6 +91,7 @@ CHANGES = {
     'absolute path': (rename(lambda name: f'/home/me/{name}'), 6),
     'case': (rename(str.upper), 6),
     'width missing': (drop('width', 'images'), 6),
+    'sizes of no image': (lambda data: [i.pop('height') for i in data['images']], 6),
     'width 0': (image_field('width', 0), 6),
     # What means nothing is left out, alone.
     'mask missing': (field('segmentation', None, only=0), 5),
@@ -99,6 +100,9 @@ CHANGES = {
     'mask garbage': (field('segmentation', {'size': [48, 64], 'counts': '~~'}, only=0), 5),
     'unknown image': (field('image_id', 99, only=0), 5),
     'unknown category': (field('category_id', 99, only=0), 5),
+    'category NaN': (field('category_id', math.nan, only=0), 5),
+    'category infinite': (field('category_id', math.inf, only=0), 5),
+    'image infinite': (field('image_id', -math.inf, only=0), 5),
     'box empty': (field('bbox', [10, 10, 0, 5], only=0), 5),
     'box outside': (field('bbox', [70, 10, 10, 5], only=0), 5),
 }
@@ -154,3 +158,22 @@ def test_a_byte_order_mark_is_removed(root):
     found = mend_coco(path, root / 'new.json', root / 'train')
     assert json.loads((root / 'new.json').read_text(encoding='utf-8'))['images']
     assert list(found.changes) == ['byte order mark removed']
+
+
+def test_the_folder_is_found_where_no_image_has_a_size(root):
+    # Bug: entries without a size were left out of the search, so that no size was mended.
+    data = json.loads((root / 'train.json').read_text())
+    drop('width', 'images')(data)
+    (root / 'train.json').write_text(json.dumps(data))
+    found = mend_coco(root / 'train.json', root / 'new.json')
+    assert found.img_dir == str(root / 'train')
+    images = json.loads((root / 'new.json').read_text())['images']
+    assert [image['width'] for image in images] == [64] * 3
+
+
+def test_an_image_that_cannot_be_decoded_stays_and_no_fix_is_promised(root):
+    # Bug: the check and the docstring said that such images are left out.
+    (root / 'train' / '1.png').write_bytes(b'no image')
+    report = check_coco(root / 'train.json', root / 'train')
+    assert [(p.kind, p.mended) for p in report.problems] == [('bad_images', False)]
+    assert not mend_coco(root / 'train.json', root / 'new.json', root / 'train').changes

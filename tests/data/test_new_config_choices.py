@@ -15,6 +15,7 @@ from mmws.data.new_config.fit import fit_to_data
 from mmws.data.new_config.schedule import evaluations_for
 from mmws.data.new_config.start import find_detector, find_start
 from mmws.data.new_config.text import command_line
+from mmws.data.preflight import find_problems
 from tests.helpers.paths import ROOT
 
 NARROW = ROOT / 'configs' / 'mask_rcnn_r18_gnws_narrow.py'
@@ -207,3 +208,87 @@ def test_sizes_that_are_wrong_in_every_image_are_not_told_as_images_not_found(co
     path.write_text(json.dumps(data))
     with pytest.raises(DataError, match=r"all\.json: 8 entries of 'images' whose 'width' is no"):
         new_config(data=path, out=tmp_path / 'c.py')
+
+
+def as_own_folder(path, tmp_path, *names):
+    """Put a COCO file, under the names given, into the folder that ``cells.py`` writes to."""
+    folder = tmp_path / 'cells_data'
+    folder.mkdir()
+    (path.parent / 'images').rename(folder / 'images')
+    for name in names:
+        (folder / name).write_bytes(path.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize('options', [{}, {'fix': True}])
+def test_files_of_the_data_set_are_never_replaced(coco, tmp_path, options):
+    # Bug: `cells_data/train.json` was replaced by its training part, or by its mended copy.
+    names = ['train.json', 'val.json'] if options else ['train.json']
+    folder = as_own_folder(coco(iscrowd='0'), tmp_path, *names)
+    before = [(folder / name).read_bytes() for name in names]
+    data = folder if options else folder / 'train.json'
+    with pytest.raises(FileExistsError, match=r'train\.json is a file of the data set itself'):
+        new_config(data=data, base=NARROW, out=tmp_path / 'cells.py', **options)
+    assert [(folder / name).read_bytes() for name in names] == before
+    assert sorted(path.name for path in folder.iterdir()) == ['images', *names]
+
+
+def test_a_file_of_another_origin_is_never_replaced(coco, tmp_path):
+    # Bug: an annotation file that happens to have the name of a part was replaced.
+    path = coco()
+    (tmp_path / 'c_data').mkdir()
+    (tmp_path / 'c_data' / 'val.json').write_text('precious')
+    with pytest.raises(FileExistsError, match=r'val\.json exists and was not written by mmws'):
+        new_config(data=path, base=NARROW, out=tmp_path / 'c.py')
+    assert (tmp_path / 'c_data' / 'val.json').read_text() == 'precious'
+
+
+@pytest.mark.slow
+def test_data_that_are_refused_leave_an_old_config_with_its_files(coco, tmp_path):
+    # Bug: with `force` the files of the old config were replaced before the data were refused.
+    path, folder = coco(), tmp_path / 'c_data'
+    new_config(data=path, base=NARROW, out=tmp_path / 'c.py', start='none')
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    again = {'base': NARROW, 'out': tmp_path / 'c.py', 'start': 'none', 'force': True}
+    with pytest.raises(DataError, match=r'c_data/train_draft\.json'):
+        new_config(data=coco(bbox=[4, 4, 1e9, 10]), **again)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    # Sound data then replace the files together with the config.
+    written = new_config(data=coco(name='dog'), **again)
+    assert Path(written.train.path) == folder / 'train.json'
+    assert json.loads((folder / 'train.json').read_text())['categories'][0]['name'] == 'dog'
+    assert sorted(file.name for file in folder.iterdir()) == ['train.json', 'val.json']
+    assert not any('draft' in text for text in [*written.notes, *written.warnings])
+    assert 'draft' not in (tmp_path / 'c.py').read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('fraction', [None, 0])
+def test_absolute_file_names_give_a_config_that_finds_them(coco, tmp_path, fraction):
+    # Bug: the folder of the images was one that does not exist, which the next start refused.
+    path = coco()
+    data = json.loads(path.read_text())
+    for image in data['images']:
+        image['file_name'] = str(path.parent / 'images' / image['file_name'])
+    path.write_text(json.dumps(data))
+    written = new_config(
+        data=path, base=NARROW, out=tmp_path / 'c.py', start='none', val_fraction=fraction
+    )
+    assert written.train.img_dir == str(path.parent)
+    assert find_problems(Config.fromfile(written.path)) == []
+
+
+@pytest.mark.slow
+def test_a_file_without_any_size_is_mended_and_split(coco, tmp_path):
+    # Bug: "its images are not found", because entries without a size tell no file name.
+    path = coco()
+    data = json.loads(path.read_text())
+    for image in data['images']:
+        del image['width']
+    path.write_text(json.dumps(data))
+    for options in ({'data': path}, {'train_json': path, 'val_json': path}):
+        written = new_config(
+            base=NARROW, out=tmp_path / 'c.py', start='none', fix=True, force=True, **options
+        )
+        sizes = {size for report in (written.train, written.val) for size in report.sizes}
+        assert sizes == {(64, 48)}

@@ -157,6 +157,18 @@ def test_voc(tmp_path):
     check_data(config(dataset))
 
 
+def test_voc_names_with_spaces_stay_whole(tmp_path):
+    # Bug: a name with a space was torn into two, of which neither is an image.
+    (tmp_path / 'VOC' / 'JPEGImages').mkdir(parents=True)
+    (tmp_path / 'VOC' / 'JPEGImages' / 'my cat.jpg').touch()
+    (tmp_path / 'list.txt').write_text('my cat\n')
+    dataset = dict(
+        type='VOCDataset', data_root=str(tmp_path), ann_file='list.txt',
+        data_prefix=dict(sub_data_root='VOC/'),
+    )  # fmt: skip
+    assert find_problems(config(dataset)) == []
+
+
 def test_other_data_sets_make_no_claim_about_images(root):
     # Panoptic annotations name segmentation maps, LVIS derives names from URLs.
     check_data(config(coco(root, type='CocoPanopticDataset', data_prefix={'img': ''})))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,7 @@ from torch import nn
 import mmws
 from mmws.checkpoints.input_channels import adapt_input_channels
 from mmws.config import read_config
-from mmws.data.coco_check import check_coco
+from mmws.data.coco_check import check_coco, read_image_size
 from mmws.data.new_config import new_config
 from mmws.data.raw_images import decode_raw, measure_raw, viewable
 from tests.helpers.paths import CONFIGS
@@ -49,6 +50,69 @@ def test_no_bit_and_no_channel_is_lost(tmp_path, channels, dtype, suffix):
     assert result['img_shape'] == result['ori_shape'] == (20, 30)
     if suffix != '.jpg':
         np.testing.assert_array_equal(result['img'], pixels)
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+@pytest.mark.parametrize(
+    ('samples', 'photometric', 'planes', 'extra'),
+    [
+        (1, 'minisblack', None, None), (1, 'miniswhite', None, None),
+        *((n, 'minisblack', planes, None) for n in (2, 3, 4, 5, 6)
+          for planes in ('contig', 'separate')),
+        (3, 'rgb', 'contig', None), (3, 'rgb', 'separate', None),
+        *((4, 'rgb', planes, extra) for planes in ('contig', 'separate')
+          for extra in ('unspecified', 'assocalpha', 'unassalpha')),
+    ],
+)  # fmt: skip
+def test_every_layout_of_a_tiff_keeps_its_samples(
+    tmp_path, dtype, samples, photometric, planes, extra
+):
+    # Bugs: of several samples that are no colours OpenCV gave the first, one that was mixed of
+    # several, or one of 8 bits; planes of 16 bits were mixed, white that is 0 was inverted, and
+    # colours were multiplied by their transparency. Pillow, which read the size, failed.
+    tifffile = pytest.importorskip('tifffile')
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (20, 30, samples), dtype)
+    stored = pixels.transpose(2, 0, 1) if planes == 'separate' else pixels
+    options = {'planarconfig': planes} if planes else {}
+    if extra:
+        options['extrasamples'] = [extra]
+    path = tmp_path / 'x.tif'
+    tifffile.imwrite(
+        path, stored[..., 0] if samples == 1 else stored, photometric=photometric, **options
+    )
+    if photometric == 'rgb':
+        pixels = np.concatenate([pixels[..., 2::-1], pixels[..., 3:]], axis=2)
+    found = decode_raw(path.read_bytes())
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, pixels)
+    assert read_image_size(path) == (30, 20)
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+@pytest.mark.parametrize('bigtiff', [False, True])
+def test_a_tiff_is_turned_alike_by_both_decoders(tmp_path, orientation, bigtiff):
+    # Bug: the size of a TIFF that stands on its side was turned twice.
+    tifffile = pytest.importorskip('tifffile')
+    pixels = np.random.default_rng(0).integers(0, 65535, (20, 30), np.uint16)
+    tags = [(274, 'H', 1, orientation, True)]
+    options = {'extratags': tags, 'bigtiff': bigtiff, 'photometric': 'minisblack'}
+    tifffile.imwrite(tmp_path / '1.tif', pixels, **options)
+    two = pixels[..., None].repeat(2, axis=2)
+    tifffile.imwrite(tmp_path / '2.tif', two, planarconfig='contig', **options)
+    one, two = (decode_raw((tmp_path / name).read_bytes()) for name in ('1.tif', '2.tif'))
+    np.testing.assert_array_equal(two, one.repeat(2, axis=2))
+    for name in ('1.tif', '2.tif'):
+        assert read_image_size(tmp_path / name) == (one.shape[1], one.shape[0])
+
+
+def test_a_tiff_that_needs_tifffile_says_so(tmp_path, monkeypatch):
+    tifffile = pytest.importorskip('tifffile')
+    pixels = np.ones((8, 9, 3), np.uint16)
+    options = {'photometric': 'minisblack', 'planarconfig': 'contig'}
+    tifffile.imwrite(tmp_path / 'x.tif', pixels, **options)
+    monkeypatch.setitem(sys.modules, 'tifffile', None)
+    with pytest.raises(ValueError, match='pip install tifffile'):
+        decode_raw((tmp_path / 'x.tif').read_bytes())
 
 
 def test_what_cannot_be_read_is_named(tmp_path):

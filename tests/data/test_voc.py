@@ -404,3 +404,24 @@ def test_the_tool_exits_with_one_line_for_each_problem(tree):
     assert len(lines) == 2
     assert all(line.startswith('error: ') and '.png: missing: ' in line for line in lines)
     assert not (tree / 'annotations').exists()
+
+
+@pytest.mark.parametrize('suffix', ['.tif', '.TIFF', '.webp', '.bmp'])
+def test_images_of_any_format_are_converted(tmp_path, suffix):
+    # Bug: XML files whose images are TIFF or WebP were left out, all of them without an error.
+    root = write_tree(tmp_path / 'v', [('cat', False, (2, 2, 6, 6))])
+    (root / 'JPEGImages' / 'one.jpg').unlink()
+    Image.new('RGB', (12, 8)).save(root / 'JPEGImages' / f'one{suffix}')
+    (report,) = convert_voc(root, ['all'], boxes=True)
+    assert (report.images, sum(report.counts)) == (1, 1)
+
+
+def test_annotations_without_an_image_are_told(tmp_path):
+    # Bug: they were left out without a word; a tree without images gave a file without any.
+    root = write_tree(tmp_path / 'v', [('cat', False, (2, 2, 6, 6))])
+    write_xml(root / 'Annotations' / 'two.xml', (12, 8), [])
+    (report,) = convert_voc(root, ['all'], boxes=True)
+    assert '1 annotation files without an image, which are left out: two' in report.warnings
+    (root / 'JPEGImages' / 'one.jpg').unlink()
+    with pytest.raises(DataError, match='Annotations: no annotation file here has an image'):
+        convert_voc(root, ['all'], boxes=True)

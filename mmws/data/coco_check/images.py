@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ..image_files import files_in
 from .report import CocoReport
 
 
@@ -22,7 +23,12 @@ def check_files(report: CocoReport, img_dir: str | Path | None, split: str) -> d
         For files that are there under another spelling: the name in the annotation file and the
         path relative to ``report.img_dir``.
     """
-    folders = [str(img_dir)] if img_dir is not None else _likely_folders(Path(report.path), split)
+    if img_dir is not None:
+        folders = [str(img_dir)]
+    elif all(map(os.path.isabs, report.file_names)) and not _missing_files('', report.file_names):
+        folders = [str(Path(report.path).parent)]  # any folder has them, also one that is not there
+    else:
+        folders = _likely_folders(Path(report.path), split)
     best: tuple[int, str, list[str], dict[str, str]] | None = None
     for folder in folders:
         missing = _missing_files(folder, report.file_names)
@@ -89,10 +95,9 @@ def _names_in(folder: str) -> set[str]:
 def _respelled(folder: str, missing: Sequence[str]) -> dict[str, str]:
     """Return the files that are there with another case or separator, or without a prefix."""
     there: dict[str, str] = {}
-    for where, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.relpath(os.path.join(where, name), folder).replace(os.sep, '/')
-            there.setdefault(path.lower(), path)
+    for file in files_in(folder):
+        path = file.relative_to(folder).as_posix()
+        there.setdefault(path.lower(), path)
     found = {}
     for file_name in missing:
         parts = file_name.replace('\\', '/').lower().split('/')

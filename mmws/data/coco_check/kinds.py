@@ -115,7 +115,6 @@ KINDS: dict[str, Kind] = {
         'error',
         "files that 'file_name' names cannot be read as images",
         'training stops at them: replace them, or remove them from the file',
-        mended=True,
     ),
     'image_sizes': Kind(
         'error',

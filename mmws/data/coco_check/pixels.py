@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from .. import tiff
 from ..raw_images import decode_raw, is_tiff
 from .report import CocoReport
 
 SAMPLE = 200  # images, spread over the file; decoding all of COCO takes minutes
 
 _ORIENTATION = 274  # EXIF tag; 2 to 8 turn or mirror the image when it is read, 5 to 8 by a quarter
+_PILLOWS_LIMIT = threading.Lock()
 
 
 class ImageState(NamedTuple):
@@ -139,8 +144,8 @@ def decode_image(path: str | Path) -> ImageState:
         return ImageState(error='OpenCV cannot decode it')
     orientation = 1
     try:
-        with Image.open(path) as image:
-            orientation = int(image.getexif().get(_ORIENTATION, 1) or 1)
+        with _opened(io.BytesIO(content)) as image:
+            orientation = _orientation(image)
             image.load()
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         if content[:2] == b'\xff\xd8' or content[:4] == b'\x89PNG':
@@ -148,7 +153,7 @@ def decode_image(path: str | Path) -> ImageState:
     depth = 8 * unchanged.dtype.itemsize
     return ImageState(
         size=(pixels.shape[1], pixels.shape[0]),
-        orientation=orientation if 1 <= orientation <= 8 else 1,
+        orientation=orientation,
         depth=depth,
         brightest=int(unchanged.max()) if depth > 8 else 0,
         channels=_left_out(content),
@@ -163,7 +168,7 @@ def _left_out(content: bytes) -> int:
     if not is_tiff(content):
         return 0
     try:
-        channels = decode_raw(content).shape[2]
+        channels = sum(page.samples for page in tiff.read_pages(content) if not page.reduced)
     except ValueError:
         return 0
     return channels if channels not in (1, 3) else 0
@@ -187,14 +192,70 @@ def read_image_size(path: str | Path) -> tuple[int, int]:
         OSError: if the file is missing or no image; it names the file.
     """
     try:
-        with Image.open(path) as file:
-            width, height = file.size
-            turned = file.getexif().get(_ORIENTATION, 1) >= 5
-    except OSError as error:
-        if str(path) in str(error):
+        with open(path, 'rb') as content:
+            # Pillow knows neither TIFFs of two samples nor of more than four.
+            if is_tiff(content.read(4)):
+                content.seek(0)
+                return tiff.read_pages(content, most=1)[0].turned_size
+            content.seek(0)
+            with _opened(content) as file:
+                width, height = file.size
+                turned = _orientation(file) >= 5
+    except (OSError, ValueError, IndexError) as error:
+        if getattr(error, 'filename', None):  # the file cannot be opened, and is named
             raise
-        raise OSError(f'image {path} cannot be read: {error}') from error
+        known = not isinstance(error, UnidentifiedImageError)
+        reason = error if known else 'Pillow does not know its format'
+        raise OSError(f'image {path} cannot be read: {reason}') from error
     return (height, width) if turned else (width, height)
+
+
+def _opened(content: BinaryIO) -> Image.Image:
+    """Open an image of any size: Pillow refuses above 179 megapixels, OpenCV at 1,074."""
+    # The lock keeps a second thread from reading the lifted limit as the one to restore.
+    with _PILLOWS_LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(content)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation by which OpenCV turns an image, 1 if it turns none."""
+    kind = 'JPEG' if image.format == 'MPO' else image.format or ''
+    if kind != 'TIFF' and not _opencv_turns(kind):
+        return 1
+    if kind == 'PNG' and 'exif' not in image.info:
+        image.load()  # the chunk may stand behind the pixels
+    try:
+        if kind == 'TIFF':
+            value = getattr(image, 'tag_v2', {}).get(_ORIENTATION, 1)
+        else:
+            # `getexif` of the image would also read XMP, which OpenCV does not.
+            exif = Image.Exif()
+            exif.load(image.info.get('exif') or b'')
+            value = exif.get(_ORIENTATION, 1)
+    except Exception:  # damaged EXIF raises errors of many kinds
+        return 1
+    # Some writers store a text, which OpenCV does not read.
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+@cache
+def _opencv_turns(kind: str) -> bool:
+    """Return whether this version of OpenCV turns images of a format by their orientation."""
+    if kind not in ('JPEG', 'PNG', 'WEBP'):
+        return False
+    exif = Image.Exif()
+    exif[_ORIENTATION] = 6
+    content = io.BytesIO()
+    try:
+        Image.new('RGB', (2, 1)).save(content, kind, exif=exif)
+        pixels = cv2.imdecode(np.frombuffer(content.getvalue(), np.uint8), cv2.IMREAD_COLOR)
+    except (OSError, KeyError, cv2.error):  # a Pillow or an OpenCV without WebP
+        return False
+    return pixels is not None and pixels.shape[:2] == (2, 1)
 
 
 def _first_line(error: Exception) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .builder import CocoBuilder, Imported, Shape
-from .coco import find_coco, join_coco, read_coco
+from .coco import class_names, find_coco, join_coco, read_coco
 from .cvat import import_cvat, is_cvat
 from .labelme import import_labelme, is_labelme
 from .yolo import import_yolo, is_yolo
@@ -24,6 +24,7 @@ __all__ = [
     'CocoBuilder',
     'Imported',
     'Shape',
+    'class_names',
     'find_coco',
     'import_cvat',
     'import_labelme',

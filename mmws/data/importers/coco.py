@@ -5,27 +5,36 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..coco_check.reader import read_text
 from ..errors import DataError
+from ..image_files import files_in
+from ..marks import is_marked
 
 _WORDS = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val'}
 _SCANNED = 4096  # bytes at either end of a file in which its lists are looked for
 
 
-def find_coco(root: Path) -> dict[str, list[Path]]:
+def find_coco(root: Path, written: bool = False) -> dict[str, list[Path]]:
     """Return the COCO instances files in a folder by split.
 
     The name of a file, or else of its folder, tells the split: ``instances_train.json``,
     ``valid/_annotations.coco.json``. Files named ``test`` are left out if there are others.
 
+    Args:
+        root: The folder, or a file.
+        written: Whether to take files in the folder that mmws has written with a config, which
+            otherwise hide the data that they were made of.
+
     Returns:
         ``'train'``, ``'val'`` and ``'all'`` with their files, without those that have none.
     """
-    files = [root] if root.is_file() else sorted(root.rglob('*.json'))
+    files = [root]
+    if not root.is_file():
+        files = [path for path in files_in(root, '.json') if written or not is_marked(path)]
     found: dict[str, list[Path]] = {}
     for path in files:
         if path.suffix == '.json' and looks_like_coco(path):
@@ -76,16 +85,25 @@ def read_coco(path: Path) -> dict[str, Any]:
     return data
 
 
-def join_coco(files: Sequence[tuple[dict[str, Any], str]]) -> dict[str, Any]:
+def class_names(files: Iterable[dict[str, Any]]) -> list[str]:
+    """Return the names of the categories of COCO data sets, each once."""
+    names = (str(category.get('name')) for data in files for category in data['categories'])
+    return list(dict.fromkeys(names))
+
+
+def join_coco(
+    files: Sequence[tuple[dict[str, Any], str]], classes: Sequence[str] = ()
+) -> dict[str, Any]:
     """Join COCO data sets: categories by name, images and annotations renumbered.
 
     Args:
-        files: Each data set, with what to put before its file names.
+        files: Each data set, with what to put before its file names, unless they are absolute.
+        classes: Names of categories that come first, in their order.
 
     Returns:
         The whole. Of an image that several sets name, the annotations are joined.
     """
-    categories: dict[str, int] = {}
+    categories = {name: number for number, name in enumerate(classes, start=1)}
     images: dict[str, dict[str, Any]] = {}
     annotations: list[dict[str, Any]] = []
     for data, prefix in files:
@@ -94,7 +112,8 @@ def join_coco(files: Sequence[tuple[dict[str, Any], str]]) -> dict[str, Any]:
         names = {c.get('id'): str(c.get('name')) for c in data['categories']}
         here = {}
         for image in data['images']:
-            name = prefix + str(image.get('file_name'))
+            name = str(image.get('file_name'))
+            name = name if os.path.isabs(name) else prefix + name
             entry = images.setdefault(name, {**image, 'id': len(images) + 1, 'file_name': name})
             here[image.get('id')] = entry['id']
         for annotation in data['annotations']:

@@ -15,7 +15,8 @@ from .builder import CocoBuilder, Imported, Shape
 _ELLIPSE_CORNERS = 48
 _LONGEST_SIDE = 1 << 16  # pixels; what a mask is drawn on has to fit into memory
 _SKIPPED = ('points', 'polyline', 'cuboid', 'skeleton')
-_SPLITS = {'train': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val'}
+_SPLITS = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val',
+           'validation': 'val', 'test': 'test', 'testing': 'test'}  # fmt: skip
 
 
 def is_cvat(root: Path) -> bool:
@@ -31,7 +32,8 @@ def import_cvat(root: Path) -> Imported:
     """Read CVAT's XML and find its images.
 
     Shapes of one ``group_id`` and label are one object. Images of the subsets ``train`` and ``val``
-    stay in these splits.
+    stay in these splits, and others are left out where there are both. Those of ``test`` are left
+    out wherever there are others.
 
     Args:
         root: ``annotations.xml``, or its folder.
@@ -47,14 +49,16 @@ def import_cvat(root: Path) -> Imported:
         raise DataError([f'{path}: cannot be read as XML ({error}): export it again']) from None
     if tree.find('track') is not None:
         raise DataError([f'{path}: holds the tracks of a video: export "CVAT for images 1.1"'])
-    classes = [name.text or '' for name in tree.iterfind('.//labels/label/name')]
+    labels = tree.iterfind('.//labels/label')
+    # The parts of a skeleton have a parent, and no shape of their own.
+    classes = [label.findtext('name') or '' for label in labels if not label.findtext('parent')]
     img_dir = _image_folder(path.parent, tree)
     builders: dict[str, CocoBuilder] = {}
     for item in tree.iterfind('image'):
         split = _SPLITS.get((item.get('subset') or '').lower(), 'all')
         builder = builders.setdefault(split, CocoBuilder(classes))
         try:
-            _add(builder, item)
+            _add(builder, item, img_dir)
         except ValueError as error:
             name = item.get('name') or 'without a name'
             raise DataError([f'{path}: image {name}: {error}: export it again']) from None
@@ -63,9 +67,18 @@ def import_cvat(root: Path) -> Imported:
             other.classes = classes
     if not builders:
         raise DataError([f'{path}: holds no image: export "CVAT for images 1.1"'])
-    if set(builders) != {'train', 'val'}:
+    has_split = {'train', 'val'} <= set(builders)
+    unused = {'all', 'test'} if has_split else {'test'} if len(builders) > 1 else set()
+    left_out = [builders.pop(name) for name in sorted(unused) if name in builders]
+    if not has_split:
         builders = {'all': _joined(list(builders.values()))}
     warnings = [line for builder in builders.values() for line in builder.warnings()]
+    names = [image['file_name'] for builder in left_out for image in builder.images]
+    if names:
+        more = ', ...' if len(names) > 3 else ''
+        warnings.append(
+            f'{len(names)} images of other subsets left out: {", ".join(names[:3])}{more}'
+        )
     splits = {split: builder.data() for split, builder in sorted(builders.items())}
     return Imported('CVAT', img_dir, splits, warnings)
 
@@ -78,13 +91,21 @@ def _xml_of(root: Path) -> Path | None:
 
 
 def _image_folder(folder: Path, tree: ElementTree.Element) -> Path:
-    names = [item.get('name') or '' for item in tree.iterfind('image')]
+    items = list(tree.iterfind('image'))
     places = [folder / 'images', folder, folder.parent / 'images', folder.parent]
     places += [folder / 'images' / 'default']
-    found = [sum((place / name).is_file() for name in names) for place in places]
-    if names and not max(found):
-        raise DataError([f'{folder}: the images are missing, such as {names[0]}: put them there'])
-    return places[int(np.argmax(found))] if names else folder
+    found = [sum((place / _file_name(item, place)).is_file() for item in items) for place in places]
+    if items and not max(found):
+        name = items[0].get('name')
+        raise DataError([f'{folder}: the images are missing, such as {name}: put them there'])
+    return places[int(np.argmax(found))] if items else folder
+
+
+def _file_name(item: ElementTree.Element, folder: Path) -> str:
+    """Return where the image of an entry is in a folder: perhaps in one for its subset."""
+    name, subset = item.get('name') or '', item.get('subset') or ''
+    inner = f'{subset}/{name}'
+    return inner if subset and (folder / inner).is_file() else name
 
 
 def _joined(builders: list[CocoBuilder]) -> CocoBuilder:
@@ -106,11 +127,11 @@ def _joined(builders: list[CocoBuilder]) -> CocoBuilder:
     return whole
 
 
-def _add(builder: CocoBuilder, item: ElementTree.Element) -> None:
+def _add(builder: CocoBuilder, item: ElementTree.Element, img_dir: Path) -> None:
     size = int(_number(item, 'width')), int(_number(item, 'height'))
     if not all(1 <= side <= _LONGEST_SIDE for side in size):
         raise ValueError(f'width and height are {size[0]} x {size[1]}, which no image has')
-    image = builder.add_image(item.get('name') or '', size)
+    image = builder.add_image(_file_name(item, img_dir), size)
     groups: dict[tuple[str, str], list[Shape]] = {}
     objects: list[tuple[str, list[Shape]]] = []
     for number, element in enumerate(item, start=1):

@@ -15,8 +15,8 @@ from PIL import Image
 from ..coco_check import read_image_size
 from ..coco_check.fields import is_number
 from ..errors import DataError
+from ..image_files import IMAGE_SUFFIXES, files_in
 from .builder import CocoBuilder, Imported, Shape
-from .yolo import IMAGE_SUFFIXES
 
 _CIRCLE_CORNERS = 48
 _SKIPPED = ('point', 'points', 'line', 'linestrip')
@@ -24,18 +24,18 @@ _SKIPPED = ('point', 'points', 'line', 'linestrip')
 
 def is_labelme(root: Path) -> bool:
     """Return whether a folder holds LabelMe's files."""
-    first = next(iter(sorted(root.rglob('*.json'))), None) if root.is_dir() else None
-    return first is not None and _read(first) is not None
+    return root.is_dir() and any(_read(path) is not None for path in files_in(root, '.json'))
 
 
 def import_labelme(root: Path) -> Imported:
     """Read all LabelMe files in a folder, at any depth; shapes of one ``group_id`` are one object.
 
     Raises:
-        DataError: with a line for each file that cannot be read, or whose image is missing.
+        DataError: with a line for each file that cannot be read, or whose image is missing or has
+            another size than the file says.
     """
     builder, problems = CocoBuilder(), []
-    for path in sorted(root.rglob('*.json')):
+    for path in files_in(root, '.json'):
         content = _read(path)
         if content is None:
             builder.skip('JSON files left out, which are not of LabelMe', path.name)
@@ -48,6 +48,14 @@ def import_labelme(root: Path) -> Imported:
             size = read_image_size(image_path)
         except Exception as error:  # each format has errors of its own
             problems.append(f'{image_path}: cannot be read ({error}): replace the image')
+            continue
+        declared = content.get('imageWidth'), content.get('imageHeight')
+        if all(map(is_number, declared)) and all(declared) and declared != size:
+            problems.append(
+                f'{path}: is of an image of {declared[0]}x{declared[1]} pixels, but {image_path} '
+                f'has {size[0]}x{size[1]}, so that its objects would be misplaced: put the image '
+                'there that was annotated'
+            )
             continue
         image = builder.add_image(image_path.relative_to(root).as_posix(), size)
         for name, shapes in _objects(content['shapes'], size, path, builder):

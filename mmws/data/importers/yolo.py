@@ -15,9 +15,9 @@ import yaml
 
 from ..coco_check import read_image_size
 from ..errors import DataError
+from ..image_files import IMAGE_SUFFIXES, files_in
 from .builder import CocoBuilder, Imported, Shape
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 _MOST_CLASSES = 10_000  # a larger number in a label file without names is a mistake
 _SPLITS = {'train': ('train',), 'val': ('val', 'valid', 'validation')}
 
@@ -28,11 +28,11 @@ def is_yolo(root: Path) -> bool:
         return root.suffix in ('.yaml', '.yml') and _read_yaml(root) is not None
     if _yaml_in(root) is not None:
         return True
-    return (root / 'labels').is_dir() and next((root / 'labels').rglob('*.txt'), None) is not None
+    return next(files_in(root / 'labels', '.txt'), None) is not None
 
 
 def import_yolo(root: Path) -> Imported:
-    """Read a YOLO data set.
+    """Read a YOLO data set; of one with key points, which has a ``kpt_shape``, the boxes.
 
     Args:
         root: Its folder, or its YAML file.
@@ -66,7 +66,7 @@ def import_yolo(root: Path) -> Imported:
     for split, paths in images.items():
         builder = CocoBuilder(names)
         for image in paths:
-            _add(builder, base, image, len(names) > 0, problems)
+            _add(builder, base, image, len(names) > 0, bool(content.get('kpt_shape')), problems)
         # Numbers stand for classes that have no name.
         splits[split] = builder.data()
         warnings += [f'{split}: {line}' for line in builder.warnings()]
@@ -92,7 +92,8 @@ def _read_yaml(path: Path) -> dict[str, Any] | None:
 
 
 def _class_names(names: Any, folder: Path) -> list[str]:
-    if isinstance(names, dict) and all(isinstance(key, int) and key >= 0 for key in names):
+    if isinstance(names, dict) and all(str(key).isdecimal() for key in names):
+        names = {int(key): name for key, name in names.items()}  # JSON has no keys but texts
         # Numbers that have no name keep their place, as labels are numbers.
         return [str(names.get(i, i)) for i in range(max(names, default=-1) + 1)]
     if isinstance(names, list):
@@ -110,7 +111,7 @@ def _first_dir(base: Path, keys: tuple[str, ...]) -> Path | None:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob('*') if p.suffix.lower() in IMAGE_SUFFIXES)
+    return list(files_in(folder, *IMAGE_SUFFIXES))
 
 
 def _images(base: Path, folder: Path, value: Any, where: str) -> Iterator[Path]:
@@ -144,7 +145,9 @@ def _label_file(image: Path) -> Path:
     return image.with_suffix('.txt')
 
 
-def _add(builder: CocoBuilder, base: Path, path: Path, named: bool, problems: list[str]) -> None:
+def _add(
+    builder: CocoBuilder, base: Path, path: Path, named: bool, has_points: bool, problems: list[str]
+) -> None:
     try:
         size = read_image_size(path)
     except Exception as error:  # each format has errors of its own
@@ -191,6 +194,10 @@ def _add(builder: CocoBuilder, base: Path, path: Path, named: bool, problems: li
             continue
         while len(builder.classes) <= label:
             builder.classes.append(str(len(builder.classes)))
+        if has_points and len(coordinates) > 4:
+            # The box stands first; the key points behind it would pass for a polygon.
+            builder.skip('objects of which the key points are left out', where)
+            coordinates = coordinates[:4]
         shape = _shape(coordinates, size)
         if shape is None:
             builder.skip('objects left out, neither a box nor a polygon', where)

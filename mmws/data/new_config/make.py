@@ -22,6 +22,7 @@ from .raw import read_raw
 from .sources import Options, Source, find_source, from_voc, made_readable, mended, split_file
 from .start import find_start
 from .text import command_line, config_text
+from .written import Written
 
 
 @dataclass
@@ -133,9 +134,10 @@ def new_config(
     Raises:
         FileNotFoundError: if the base config or the data are missing.
         FileExistsError: if ``out`` exists and ``force`` is not set, or a COCO file of another
-            origin is where the VOC tree's would go.
+            origin, such as one of the data set itself, is where a new one would go.
         ValueError: if training on the data would crash or be silently wrong, one line for each
-            reason; or if the base or an argument does not fit. No config is written.
+            reason; or if the base or an argument does not fit. No config is written, and the files
+            of an old one stay.
     """
     out = Path(out)
     _check_arguments(train_json, val_json, img_dirs, base, images_per_gpu, out, epochs, iters, voc,
@@ -174,10 +176,11 @@ def new_config(
         masks = reads_masks(cfg)
     if masks is None and voc is not None:
         masks = has_masks(voc)
-    options = Options(
-        out.with_name(f'{out.stem}_data'), masks, val_fraction, seed, group_by, fix, splits, classes
-    )
+    written = Written(out.with_name(f'{out.stem}_data'), out)
+    options = Options(written, masks, val_fraction, seed, group_by, fix, splits, classes)
     source = _source(train_json, val_json, img_dirs, voc, data, options)
+    masks = options.masks  # decided there if the data had to be corrected first
+    written.reads(path for path in (source.train, source.val) if path is not None)
     made_readable(source, options)
     if masks is None:
         masks = _have_masks(source)
@@ -196,10 +199,14 @@ def new_config(
     val = None
     if source.val is not None:
         val = look(source.val, source.dirs[-1], split='val')
-    errors, odd = sort_problems(train, val)
+    errors, _ = sort_problems(train, val)
     errors += class_errors(train, val) + rle_errors(cfg, train)
     if errors:
         raise DataError(errors if fix else _with_hint(errors, train, val))
+    for report in (train, val):
+        if report is not None:
+            written.rename(report)
+    _, odd = sort_problems(train, val)
     begin = find_start(cfg, start, len(train.classes))
     fit = Fit(cfg) if given else fit_to_data(cfg, train, begin.load_from is None)
     if raw_images:
@@ -210,6 +217,7 @@ def new_config(
         begin, keep_empty,
     )  # fmt: skip
     write_config(out, text)
+    written.finish()
     notes = [*source.notes, f'model: {base}', *fit.notes, *begin.notes]
     return NewConfig(str(out), train, val, length, notes, warnings)
 

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmws.files import replacing
-
 from ..coco_check import CocoReport, check_entries
 from ..coco_check.images import check_files
 from ..coco_check.reader import read_text
 from ..errors import DataError
-from ..importers import FORMATS, Imported, find_coco, join_coco, read_coco
-from ..mend import mend_coco
+from ..importers import FORMATS, Imported, class_names, find_coco, join_coco, read_coco
+from ..mend import Mending, mended_data
 from ..split import split_coco
 from ..voc import convert_voc, has_masks, is_sbd, is_voc
 from ..voc.splits import EVERY_IMAGE
+from .written import Written
 
 DEFAULT_VAL_FRACTION = 0.2  # of a data set that is recognized and has no split
 
@@ -29,7 +27,7 @@ DEFAULT_VAL_FRACTION = 0.2  # of a data set that is recognized and has no split
 class Options:
     """What the user asked for; the arguments of :func:`mmws.data.new_config.new_config`."""
 
-    out_dir: Path
+    written: Written
     masks: bool | None = None
     val_fraction: float | None = None
     seed: int = 0
@@ -80,10 +78,13 @@ def find_source(path: str | Path, options: Options) -> Source:
         return from_import(import_yolo(path), options)
     found = find_coco(path)
     if found:
-        return from_coco(path, found, options)
+        return from_coco(found, options)
     is_labelme, import_labelme = FORMATS['LabelMe']
     if is_labelme(path):
         return from_import(import_labelme(path), options)
+    found = find_coco(path, written=True)
+    if found:
+        return from_coco(found, options)
     raise FileNotFoundError(
         f'{path} holds no data set that is recognized: COCO (a JSON file with images, annotations '
         'and categories), VOC (JPEGImages and Annotations), YOLO (a YAML file with names, or '
@@ -91,23 +92,64 @@ def find_source(path: str | Path, options: Options) -> Source:
     )
 
 
-def from_coco(path: Path, found: dict[str, list[Path]], options: Options) -> Source:
+def from_coco(found: dict[str, list[Path]], options: Options) -> Source:
     """Use COCO files as they are, or join and split those that have no split."""
-    train, val = found.get('train', []), found.get('val', [])
+    train, val, unsplit = (_instances(found.get(split, [])) for split in ('train', 'val', 'all'))
     if len(train) == 1 and len(val) == 1:
         source = Source(str(train[0]), str(val[0]), [None, None])
         source.notes.append(f'recognized COCO files {train[0]} and {val[0]}')
         return source
-    files = [*train, *val, *found.get('all', [])]
-    # The same images with key points and the like.
-    files = [file for file in files if 'instances' in file.name] or files
+    has_split = bool(train and val)
+    files = [*train, *val] if has_split else _instances([*train, *val, *unsplit])
     if len(files) == 1:
         return split_file(files[0], None, options)
-    parts = [(read_coco(file), _located(file)) for file in files]
+    options.written.reads(files)
+    notes = [f'recognized {len(files)} COCO files, which are joined: {_few(map(str, files))}']
+    parts = _read_sound(files, None, options, notes)
     root = os.path.commonpath([os.path.abspath(folder) for _, folder in parts])
-    joined = join_coco([(data, _prefix(folder, root)) for data, folder in parts])
-    note = f'recognized {len(files)} COCO files, which are joined: {_few(map(str, files))}'
-    return _split_data(joined, root, options, [note], root)
+    prefixed = [(data, _prefix(folder, root)) for data, folder in parts]
+    if not has_split:
+        return _split_data(join_coco(prefixed), root, options, notes, root)
+    classes = class_names(data for data, _ in parts)
+    halves = prefixed[: len(train)], prefixed[len(train) :]
+    joined = [join_coco(half, classes) for half in halves]
+    return _write_parts(joined[0], joined[1], root, options, notes)
+
+
+def _instances(files: list[Path]) -> list[Path]:
+    """Leave out files of the same images with key points and the like."""
+    return [file for file in files if 'instances' in file.name] or files
+
+
+def _read_sound(
+    files: Sequence[Path], img_dir: str | Path | None, options: Options, notes: list[str]
+) -> list[tuple[dict, str]]:
+    """Read COCO files to be split or joined, each with the folder of its images.
+
+    With ``fix`` they are corrected first: an annotation that names its image by an id of another
+    type would be on neither side of a split.
+    """
+    if not options.fix:
+        return [
+            (read_coco(file), str(img_dir) if img_dir is not None else _located(file))
+            for file in files
+        ]
+    if options.masks is None:
+        reports = [check_entries(file, masks=True) for file in files]
+        instances = sum(report.instances for report in reports)
+        options.masks = not instances or 2 * sum(r.masks for r in reports) > instances
+    parts = []
+    for file in files:
+        try:
+            data, found = mended_data(file, img_dir, options.masks)
+        except (OSError, ValueError, RecursionError):
+            data, found = read_coco(file), Mending(str(file))  # which tells what is wrong
+        if found.changes:
+            notes += [f'{file} was corrected, in the new files:', *found.table()]
+        if img_dir is None and found.img_dir is None:
+            _located(file)  # which tells where they were looked for
+        parts.append((data, str(img_dir if img_dir is not None else found.img_dir)))
+    return parts
 
 
 def _few(names: Any) -> str:
@@ -139,9 +181,10 @@ def split_file(file: str | Path, img_dir: str | Path | None, options: Options) -
     if options.val_fraction == 0:
         note = f'recognized the COCO file {file}; no validation images'
         return Source(str(file), None, [None if img_dir is None else str(img_dir)], notes=[note])
-    folder = str(img_dir) if img_dir is not None else _located(Path(file))
     notes = [f'recognized the COCO file {file}']
-    return _split_data(read_coco(Path(file)), folder, options, notes, str(file))
+    options.written.reads([file])
+    ((data, folder),) = _read_sound([Path(file)], img_dir, options, notes)
+    return _split_data(data, folder, options, notes, str(file))
 
 
 def from_import(imported: Imported, options: Options) -> Source:
@@ -170,7 +213,7 @@ def from_voc(root: Path, options: Options, must_have_lists: bool = True) -> Sour
     lists = root if is_sbd(root) else root / 'ImageSets' / ('Segmentation' if masks else 'Main')
     has_lists = all((lists / f'{split}.txt').is_file() for split in options.splits)
     if options.val_fraction is None and (has_lists or must_have_lists):
-        out_dir = None if os.access(root, os.W_OK) else options.out_dir
+        out_dir = None if os.access(root, os.W_OK) else options.written.folder
         converted = {
             r.split: r
             for r in convert_voc(root, options.splits, options.classes, boxes, out_dir=out_dir)
@@ -178,7 +221,9 @@ def from_voc(root: Path, options: Options, must_have_lists: bool = True) -> Sour
         reports = [converted[split] for split in options.splits]
         source = Source(reports[0].path, reports[1].path, [r.img_dir for r in reports], masks)
     else:
-        reports = convert_voc(root, [EVERY_IMAGE], options.classes, boxes, out_dir=options.out_dir)
+        reports = convert_voc(
+            root, [EVERY_IMAGE], options.classes, boxes, out_dir=options.written.folder
+        )
         data = read_coco(Path(reports[0].path))
         note = f'recognized VOC: {reports[0].images} images in {reports[0].img_dir}'
         source = _split_data(data, reports[0].img_dir, options, [note], str(root))
@@ -216,11 +261,8 @@ def _write_parts(
     paths = []
     for name, data in (('train', train), ('val', val)):
         if data is not None:
-            path = options.out_dir / f'{name}.json'
-            with replacing(path) as draft:
-                draft.write_text(json.dumps(data), encoding='utf-8')
-            paths.append(str(path))
-    notes = [*notes, f'wrote {" and ".join(paths)}']
+            paths.append(options.written.write(name, data))
+    notes = [*notes, f'wrote {" and ".join(map(options.written.final, paths))}']
     return Source(paths[0], paths[1] if val is not None else None, [img_dir, img_dir], notes=notes)
 
 
@@ -233,16 +275,19 @@ def made_readable(source: Source, options: Options) -> None:
         if plain:
             return path
         try:
-            text, _ = read_text(path)
-        except UnicodeError:
+            data = json.loads(read_text(path)[0])
+        except (ValueError, RecursionError):
             return path  # the check names it
-        copy = options.out_dir / f'{split}.json'
-        with replacing(copy) as draft:
-            draft.write_text(text, encoding='utf-8')
-        source.notes.append(f'{path} begins with a byte order mark: {copy} is a copy without it')
+        if not isinstance(data, dict):
+            return path
+        copy = options.written.write(split, data)
+        source.notes.append(
+            f'{path} begins with a byte order mark: {options.written.final(copy)} is a copy '
+            'without it'
+        )
         # Where the images are found must not depend on where the copy lies.
         _keep_folder(source, split, path)
-        return str(copy)
+        return copy
 
     _each(source, convert)
 
@@ -253,18 +298,19 @@ def mended(source: Source, masks: bool, options: Options) -> None:
     def convert(path: str, split: str) -> str:
         _keep_folder(source, split, path)
         folder = source.dirs[0 if split == 'train' else -1]
-        draft = options.out_dir / f'{split}_mended.json'
         try:
-            found = mend_coco(path, draft, folder, masks, split)
+            data, found = mended_data(path, folder, masks, split)
         except (ValueError, RecursionError):
             return path  # no COCO file at all, which the check tells
         if not found.changes:
             return path
-        target = options.out_dir / f'{split}.json'
-        shutil.move(draft, target)
-        source.notes.append(f'{path} was corrected; {target} is the new file:')
+        index = 0 if split == 'train' else len(source.dirs) - 1
+        source.dirs[index] = source.dirs[index] or found.img_dir
+        new = options.written.write(split, data)
+        was, is_ = options.written.final(path), options.written.final(new)
+        source.notes.append(f'{was} was corrected; {is_} is the new file:')
         source.notes += found.table()
-        return str(target)
+        return new
 
     _each(source, convert)
 

@@ -10,13 +10,13 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from ..coco_check import read_image_size
+from ..image_files import IMAGE_SUFFIXES
 from .objects import BrokenFileError, Contents
 from .tree import VocTree
 
 EVERY_IMAGE = 'all'  # instead of the name of a list: all images that have an annotation
 
 _ANNOTATIONS = ('.xml', '.png', '.mat')
-_IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')  # the first one found of an image's name
 
 _SECOND_COLUMN = re.compile(r'\s+(-1|0|1)$')  # of lists of single classes: without, unsure, with it
 
@@ -31,7 +31,15 @@ def read_split(
 
     files = _image_files(tree.images)
     if split == EVERY_IMAGE:
-        names = annotated_names(tree, files)
+        annotated = annotated_names(tree)
+        names = [name for name in annotated if name in files]
+        for name in annotated:
+            if name not in files:
+                note('annotation files without an image, which are left out', name)
+        if not names:
+            what = 'no annotation file here has an image of its name'
+            remedy = f'put the images into {tree.images}'
+            problems.append(BrokenFileError(tree.annotations, what, remedy))
         note_bare = sorted(set(files) - set(names))
         if note_bare:
             oddities['images without an annotation file, which are left out'] = note_bare
@@ -55,10 +63,9 @@ def read_split(
             problems.append(error)
 
 
-def annotated_names(tree: VocTree, files: Container[str]) -> list[str]:
-    """Return the names of all annotation files that have an image, in order."""
-    stems = (path.stem for path in tree.annotations.iterdir() if path.suffix in _ANNOTATIONS)
-    return sorted(stem for stem in set(stems) if stem in files)
+def annotated_names(tree: VocTree) -> list[str]:
+    """Return the names of all annotation files, in order."""
+    return sorted({p.stem for p in tree.annotations.iterdir() if p.suffix in _ANNOTATIONS})
 
 
 def _names(
@@ -90,7 +97,7 @@ def _name(entry: str, files: Container[str]) -> str:
     for name in (entry, _SECOND_COLUMN.sub('', entry)):
         file = PurePosixPath(name.replace('\\', '/'))
         # Some tools write the file's name, or its path, instead of the name without extension.
-        is_file = file.suffix.lower() in _IMAGE_SUFFIXES
+        is_file = file.suffix.lower() in IMAGE_SUFFIXES
         for form in (name, file.stem if is_file else file.name):
             if form in files:
                 return form
@@ -102,7 +109,7 @@ def _image_files(folder: Path) -> dict[str, str]:
     files: dict[str, str] = {}
     with os.scandir(folder) as entries:
         found = [os.path.splitext(entry.name) for entry in entries]
-    for suffix in _IMAGE_SUFFIXES:
+    for suffix in IMAGE_SUFFIXES:  # the first one found of an image's name
         for stem, end in sorted(found):
             if end.lower() == suffix:
                 files.setdefault(stem, stem + end)

@@ -133,8 +133,8 @@ def _make_constants(
         # For n == 1 the deviation from the mean is exactly 0, but group_norm returns rounding noise
         # divided by eps, so multiply by 0.
         e, s = (eps / u, scale / u) if n > 1 else (0.0, 0.0)
-        row = torch.tensor([1.0, e, s, e / s if s else 0.0, 1 / s if s else math.inf], dtype=dtype)
-        values.append(row[:, None].expand(-1, filters))
+        row = [1.0, e, s, e / s if s else 0.0, 1 / s if s else math.inf]
+        values.append(torch.tensor(row, dtype=dtype, device='cpu')[:, None].expand(-1, filters))
     with torch.inference_mode(False):
         return _Constants(*torch.cat(values, 1).to(device).clone())
 

@@ -280,7 +280,7 @@ def _table(rows: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:
 
 @functools.lru_cache(maxsize=256)
 def _make_table(shapes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    lengths = torch.tensor([n for count, n in shapes for _ in range(count)])
+    lengths = torch.tensor([n for count, n in shapes for _ in range(count)], device='cpu')
     starts = lengths.cumsum(0) - lengths
     with torch.inference_mode(False):
         return starts.to(device), lengths.to(device, torch.int32)

@@ -9,7 +9,7 @@ from .spec import Cell, Spec
 # One schedule for all runs: a warm-up over this part of the updates, then a cosine.
 WARMUP = 0.075
 
-_TEXT = '''"""One run of a study: {name}."""
+_TEXT = '''r"""One run of a study: {name}."""
 
 _base_ = {base!r}
 

@@ -13,7 +13,7 @@ from mmws.data.new_config import new_config
 from .cell_config import config_path
 from .spec import Spec
 
-_FOLDERS = '''"""Classification of the images in {data}."""
+_FOLDERS = '''r"""Classification of the images in {data}."""
 
 _base_ = {base!r}
 

@@ -66,7 +66,7 @@ def rename_norms(changed: Changed, model: nn.Module) -> None:
 
 def _rename_with(infer_abbr: Any, changed: Changed, model: nn.Module) -> None:
     for parent in model.modules():
-        kept = {value for attribute, value in vars(parent).items() if _names_norm(attribute)}
+        kept = [value for attribute, value in vars(parent).items() if _names_norm(attribute)]
         renamed = {}
         for name, child in parent.named_children():
             if name in kept and child in changed and is_normalization(child):
@@ -92,7 +92,7 @@ def _rename_children(parent: nn.Module, renamed: dict[str, str]) -> None:
     parent._modules.clear()
     parent._modules.update(children)
     for attribute, value in list(vars(parent).items()):
-        if _names_norm(attribute) and value in renamed:
+        if _names_norm(attribute) and isinstance(value, str) and value in renamed:
             setattr(parent, attribute, renamed[value])
     for cfg in init_cfgs(parent):
         overrides = cfg.get('override') or []

@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmws import TrainingStep, layers
+from mmws.functional import Normalize, Standardize
 from mmws.kernels import aten
 
 
@@ -100,3 +101,14 @@ def test_only_what_is_asked_for_is_made():
     for mask in itertools.product([False, True], repeat=3):
         chosen = itertools.compress(everything, [asked for asked in mask for _ in rows])
         torch.testing.assert_close(made(*mask), list(chosen))
+
+
+@pytest.mark.parametrize('function', [Standardize(), Normalize()], ids=['standardize', 'normalize'])
+def test_a_default_device_is_not_that_of_the_layers(function):
+    # Bug: constants are made on the default device of PyTorch, which may hold no data.
+    weight, gain = torch.randn(4, 3, 2, 2), torch.rand(4)
+    stored = (weight,) if isinstance(function, Standardize) else (weight, gain)
+    aten._cached_constants.cache_clear()
+    with torch.device('meta'):
+        made = function.evaluate(*stored)[0]
+    torch.testing.assert_close(made, function(*stored))

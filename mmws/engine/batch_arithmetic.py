@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from mmengine.utils.dl_utils import has_batch_norm
 
 from mmws.compat.mmengine_private import accumulated_steps
-from mmws.hooks.exact_resume import images_per_update, run_facts
+from mmws.hooks.image_order import images_per_update, run_facts
 
 
 def count_accumulation(runner: Runner) -> None:

@@ -122,6 +122,46 @@ def test_another_number_of_images_is_told_and_the_rate_scaled_where_asked(tmp_pa
     assert group['initial_lr'] == pytest.approx(0.02)
 
 
+@pytest.mark.parametrize(('before', 'now'), [(1, 2), (2, 1)])
+@pytest.mark.parametrize('written_by', ['this version', 'an older version'])
+def test_an_epoch_of_another_length_is_seen_whole(tmp_path, before, now, written_by):
+    # Bug: the iterations of the first epoch, counted in batches of another size, are taken for a
+    # part of the second one or for all of it, which is left out.
+    run(
+        toy_config(tmp_path, by_epoch=True, length=1, interval=1, images_per_step=before, val=False)
+    )
+    path = tmp_path / 'epoch_1.pth'
+    if written_by == 'an older version':
+        checkpoint = torch.load(path, weights_only=True)
+        del checkpoint['mmws_resume']['epoch']
+        torch.save(checkpoint, path)
+    for epochs in (2, 3):
+        # Bug: the third epoch is left out, where nothing differs from the run that is resumed.
+        cfg = toy_config(tmp_path, True, epochs, 1, images_per_step=now, val=False)
+        ToyImages.loaded.clear()
+        resume(cfg)
+        assert len(set(ToyImages.loaded)) == IMAGES
+
+
+@pytest.mark.parametrize(('images', 'left'), [(1, IMAGES - 3), (2, IMAGES)])
+def test_the_middle_of_an_epoch_is_found_after_the_length_of_an_epoch_has_changed(
+    tmp_path, images, left
+):
+    # Bug: the place in the epoch is that of a training whose epochs all had the present length.
+    def stop(runner, data_batch):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    run(toy_config(tmp_path, True, 1, 1, images_per_step=2, val=False))
+    with pytest.raises(SystemExit):
+        run(toy_config(tmp_path, True, 3, 1, val=False), at(6, stop), str(tmp_path / 'epoch_1.pth'))
+    cfg = toy_config(tmp_path, True, 2, 1, images_per_step=images, val=False)
+    ToyImages.loaded.clear()
+    text = log_of(resume(cfg))
+    # Three of the seven images were seen; with other batches the epoch begins at its start.
+    assert len(set(ToyImages.loaded)) == left
+    assert ('begins at its start' in text) is (images == 2)
+
+
 def test_another_learning_rate_is_told(tmp_path):
     # Bug: the optimizer goes on with the old one, without a word.
     cfg = toy_config(tmp_path / 'w', length=6)
@@ -205,6 +245,8 @@ def trained(tmp_path_factory):
         (['mmws_resume', 'ranks', 0, 'torch'], torch.ones(3), r'ranks\.0\.torch'),
         (['mmws_resume', 'ranks', 0, 'numpy_rest'], [1], r'ranks\.0\.numpy_rest'),
         (['mmws_resume', 'ranks', 0, 'gradients'], {'a': 1}, r'ranks\.0\.gradients'),
+        (['mmws_resume', 'epoch'], 'x', r'epoch\.batches is None'),
+        (['mmws_resume', 'epoch'], {'batches': 7, 'seen': -1}, r'epoch\.seen is -1'),
         (['optimizer', 'state'], torch.ones(1), r'optimizer\.state'),
         (['optimizer', 'state', 0], [], r'optimizer\.state\.0'),
         (['optimizer', 'state', 0, 'exp_avg'], torch.ones(1), r'optimizer\.state\.0\.exp_avg'),

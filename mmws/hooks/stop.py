@@ -35,6 +35,7 @@ STATUS_FILE = 'MMWS_STATUS_FILE'
 _SIGNALS = ('SIGTERM', 'SIGINT', 'SIGUSR1', 'SIGHUP')
 # torchrun passes on a Ctrl-C that the terminal has sent to the ranks as well.
 _SECONDS_OF_ONE_SIGNAL = 0.5
+_SECONDS_TO_TELL = 5
 
 
 def parse_duration(text: str | float) -> float:
@@ -60,7 +61,8 @@ class StopHook(Hook):
     ``custom_hooks = [dict(type='mmws.StopHook')]`` in a config; the training of mmws adds it by
     itself. SIGTERM, SIGINT (Ctrl-C), SIGHUP and SIGUSR1 (Slurm's ``--signal=USR1@60``) are waited
     for; all ranks stop after the same iteration, the one after that in which the first rank was
-    told. A second signal ends the process at once.
+    told, and exit when the checkpoint is whole. Where it cannot be written, all ranks exit with
+    status 1. A second signal ends the process at once.
 
     Args:
         stop_after: Seconds, or ``'H:MM:SS'``, after the start of this process.
@@ -88,7 +90,7 @@ class StopHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         if self._all_agree():
-            self._save(runner)
+            self._save_on_all_ranks(runner)
             self._exit(runner, runner.iter + 1)
 
     def after_val_iter(
@@ -105,7 +107,7 @@ class StopHook(Hook):
             # Other hooks put back what they have changed for the validation, such as the weights.
             runner.call_hook('after_val_epoch', metrics={})
             runner.call_hook('after_val')
-            self._save(runner, after_validation=True)
+            self._save_on_all_ranks(runner, after_validation=True)
             self._exit(runner, runner.iter)
 
     def after_train(self, runner: Runner) -> None:
@@ -141,6 +143,28 @@ class StopHook(Hook):
         work = dist.all_reduce(votes, dist.ReduceOp.MAX, group=self._group, async_op=True)
         self._vote = (work, votes)
         return False
+
+    def _save_on_all_ranks(self, runner: Runner, after_validation: bool = False) -> None:
+        """Save, and return once every rank has; the first rank alone writes the file.
+
+        A launcher takes a rank that exits for a failure and ends the others, also one that writes.
+        """
+        error = None
+        try:
+            self._save(runner, after_validation)
+        except Exception as failure:
+            error = failure
+        failed = torch.tensor([int(error is not None)])
+        if self._group is not None:
+            dist.all_reduce(failed, dist.ReduceOp.MAX, group=self._group)
+        if error is not None:
+            raise error
+        if failed.item():
+            runner.logger.warning('another rank could not save what was done: this one ends')
+            self.release()
+            # The rank that failed tells the cause, for which it must not be ended by a launcher.
+            time.sleep(_SECONDS_TO_TELL)
+            raise SystemExit(1)
 
     def _save(self, runner: Runner, after_validation: bool = False) -> None:
         for hook in runner.hooks:

@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from . import cli
 from .distributed import (
     DEFAULT_PORT,
     LAUNCHER,
+    STARTED,
     check_process_count,
     choose_port,
     choose_threads,
@@ -89,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('arguments', nargs=argparse.REMAINDER)
     args = parser.parse_args(argv)
     os.environ[LAUNCHER] = str(os.getpid())
+    os.environ[STARTED] = time.strftime('%Y%m%d_%H%M%S')
     # YAPF, by which MMEngine formats configs, writes a cache at its first use on a machine, and one
     # rank would read it while another is writing it: let it be written before they start.
     Config().pretty_text  # noqa: B018

@@ -88,7 +88,7 @@ def prepare(
     cfg = load_config(config, cfg_options)
     check_structure(cfg)
     cfg.launcher = launcher
-    cfg.work_dir = str(work_dir or cfg.get('work_dir') or Path('work_dirs', Path(str(config)).stem))
+    cfg.work_dir = str(work_dir or work_dir_of(config, cfg))
 
     if amp:
         if not torch.cuda.is_available():
@@ -146,6 +146,11 @@ def prepare(
         logger.setdefault('log_metric_by_epoch', False)
     os.makedirs(cfg.work_dir, exist_ok=True)
     return cfg
+
+
+def work_dir_of(config: StrPath, cfg: Config) -> StrPath:
+    """Return where a run writes to by its config, or by the name of the config's file."""
+    return cfg.get('work_dir') or Path('work_dirs', Path(str(config)).stem)
 
 
 def _pretrained_files(model: Any) -> 'Iterator[Path]':

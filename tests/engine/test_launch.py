@@ -22,7 +22,13 @@ def test_a_process_that_failed_is_no_training_to_be_resumed(
             Path(os.environ[STATUS_FILE]).write_text(str(RESUMABLE))
         return of_torchrun
 
-    for name in (STATUS_FILE, launch.LAUNCHER, 'PET_SIGNALS_TO_HANDLE', 'OMP_NUM_THREADS'):
+    for name in (
+        STATUS_FILE,
+        launch.LAUNCHER,
+        launch.STARTED,
+        'PET_SIGNALS_TO_HANDLE',
+        'OMP_NUM_THREADS',
+    ):
         monkeypatch.setenv(name, '')
     monkeypatch.setenv('TORCH_DISABLE_SHARE_RDZV_TCP_STORE', '1')
     checks = (lambda arguments: Namespace(), lambda parsed: None)

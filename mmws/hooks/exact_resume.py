@@ -109,7 +109,8 @@ class ExactResumeHook(Hook):
             self._restore = None
 
     def before_val(self, runner: Runner) -> None:
-        self._before_validation = _rank_state(runner)
+        # A validation that was stopped is run again before the first iteration, which restores.
+        self._before_validation = self._restore or _rank_state(runner)
 
     def after_val(self, runner: Runner) -> None:
         if self._before_validation is not None:
@@ -118,13 +119,14 @@ class ExactResumeHook(Hook):
 
     def before_save_on_all_ranks(self, runner: Runner) -> None:
         """Collect what each rank must save; called on every rank by the checkpoint hook."""
-        state = self._before_validation or _rank_state(runner)
+        state = self._before_validation or self._restore or _rank_state(runner)
         self._all_ranks = all_gather_object(state)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if 'optimizer' not in checkpoint:
             return
-        ranks = self._all_ranks or [self._before_validation or _rank_state(runner)]
+        state = self._before_validation or self._restore or _rank_state(runner)
+        ranks = self._all_ranks or [state]
         self._all_ranks = None
         run = run_facts(runner)
         checkpoint[KEY] = {'version': 1, 'run': run, 'ranks': ranks}

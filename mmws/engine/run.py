@@ -33,6 +33,7 @@ from mmws.config.tree import KeyPath, dotted, kind, rewrite, walk
 from mmws.data.preflight import check_data, train_classes
 from mmws.hooks.divergence import DivergenceError
 from mmws.hooks.stop import StopHook, parse_duration
+from mmws.hooks.validation_loss import validation_loss_loader
 
 from .batch_arithmetic import count_accumulation
 from .console import Console
@@ -133,6 +134,7 @@ def prepare(
         _add_hooks(cfg, stop_after, max_skipped)
         if val_loss:
             cfg.custom_hooks.append(dict(type='mmws.ValidationLossHook'))
+            validation_loss_loader(cfg)  # refuses pipelines that it cannot use
 
     batch_size = (cfg.get('train_dataloader') or {}).get('batch_size', 1)
     if not isinstance(batch_size, int) or batch_size < 1:
@@ -275,7 +277,8 @@ def evaluate(
         model = unwrap(runner.model)
         check_weights(model, checkpoint.weights)
         require_weights(model, checkpoint)
-        classes = runner.test_dataloader.dataset.metainfo.get('classes')
+        metainfo = getattr(runner.test_dataloader.dataset, 'metainfo', None) or {}
+        classes = metainfo.get('classes')
         if classes is not None:
             map_predictions(model, checkpoint, classes)
         vars(runner)['load_or_resume'] = functools.partial(_load, runner, checkpoint)

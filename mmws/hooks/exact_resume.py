@@ -18,13 +18,22 @@ from mmws.checkpoints.guard import unwrap
 from mmws.compat import CheckpointError
 from mmws.compat.mmengine_private import (
     accumulated_steps,
+    inner_wrappers,
     is_resuming,
     loads_from,
+    set_step_counts,
+    step_counts,
 )
 from mmws.data.positions import RandomState
 from mmws.registry import HOOKS
 
-from .image_order import EndlessBatches, images_per_update, order_images, run_facts
+from .image_order import (
+    EndlessBatches,
+    has_positions,
+    images_per_update,
+    order_images,
+    run_facts,
+)
 from .resumed_optimizer import adapt_rate, check_optimizer
 from .resumed_runner import check_log, check_schedulers
 
@@ -90,12 +99,14 @@ class ExactResumeHook(Hook):
         skip = order_images(runner, saved, state.get('epoch'))
         self._epoch_start = (loop.epoch, loop.iter - skip)
         self._state = None
-        if isinstance(loop, IterBasedTrainLoop):
+        # A stream of data has no order to go on in: MMEngine's iterator stays.
+        if isinstance(loop, IterBasedTrainLoop) and has_positions(runner.train_dataloader):
             loop.dataloader_iterator = EndlessBatches(loop)
 
     def after_train(self, runner: Runner) -> None:
-        if isinstance(runner.train_loop, IterBasedTrainLoop):
-            runner.train_loop.dataloader_iterator.batches = None  # ends the workers
+        batches = getattr(runner.train_loop, 'dataloader_iterator', None)
+        if isinstance(batches, EndlessBatches):
+            batches.batches = None  # ends the workers
 
     def before_train_epoch(self, runner: Runner) -> None:
         if self._epoch_start is None or self._epoch_start[0] != runner.epoch:
@@ -213,6 +224,9 @@ _STATE_OF_RANK: dict[str, Callable[[Any], bool]] = {
     ),
     'torch': _is_tensor(torch.uint8, len(torch.get_rng_state())),
     'gradients': _are_gradients,
+    'step_counts': lambda value: (
+        value is None or (isinstance(value, list) and all(type(count) is int for count in value))
+    ),
 }
 
 
@@ -237,17 +251,22 @@ def _rank_state(runner: Runner) -> dict[str, Any]:
     }
     if gradients and not _updated(runner):
         saved['gradients'] = gradients
+    if counts := step_counts(runner.optim_wrapper):
+        saved['step_counts'] = counts
     return saved
 
 
 def _updated(runner: Runner) -> bool:
     """Whether the last iteration ended in an update of the weights."""
-    return accumulated_steps(runner.optim_wrapper) == 1 or runner.optim_wrapper.should_update()
+    return accumulated_steps(runner.optim_wrapper) == 1 or all(
+        wrapper.should_update() for wrapper in inner_wrappers(runner.optim_wrapper)
+    )
 
 
 def _restore_state(saved: Mapping[str, Any], runner: Runner) -> None:
     _restore_generators(saved)
-    gradients = saved.get('gradients', {})
+    set_step_counts(runner.optim_wrapper, saved.get('step_counts') or [])
+    gradients = saved.get('gradients') or {}
     for name, parameter in _named_parameters(runner):
         if name in gradients:
             parameter.grad = gradients[name].to(parameter.device, parameter.dtype, copy=True)

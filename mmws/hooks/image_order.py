@@ -11,7 +11,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, DataLoader
 
 from mmws.compat.mmengine_private import accumulated_steps, restart_workers
-from mmws.data.positions import give_positions, set_epoch
+from mmws.data.positions import PositionedBatches, give_positions, set_epoch
 
 
 def run_facts(runner: Runner, optim_wrapper: Any = None) -> dict[str, Any]:
@@ -96,6 +96,11 @@ def order_images(runner: Runner, saved: Mapping[str, Any], epoch: Mapping[str, i
         runner.logger.info(f'resumed in the middle of epoch {loop.epoch + 1}, at batch {skip + 1}')
         _count_batches_from(loop, skip)
     return skip if by_epoch else 0
+
+
+def has_positions(loader: DataLoader) -> bool:
+    """Whether :func:`order_images` has given the samples of a loader positions."""
+    return isinstance(loader.batch_sampler, PositionedBatches)
 
 
 _LENGTH_OF_EPOCH = ('processes', 'images per process', 'images in the data set')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -43,14 +44,17 @@ def find_intact(work_dir: str | Path) -> Found:
 
     The newest is the one that was written last; of those of one second, that of the latest
     iteration. All ``*.pth`` files in ``work_dir`` are looked at, and those beside the one that
-    ``last_checkpoint`` names, except files of weights alone, such as ``best_*.pth``.
+    ``last_checkpoint`` names, with files that are named like that one, numbers aside; except files
+    of weights alone, such as ``best_*.pth``.
 
     Raises:
-        CheckpointError: if there are checkpoints of this training but none is intact.
+        CheckpointError: if there are checkpoints of this training but none is intact, or if
+            ``last_checkpoint`` names a file and there is no checkpoint to resume from.
     """
     skipped: list[str] = []
     resumable: list[tuple[str, int, Path]] = []
-    for path in _checkpoint_files(Path(work_dir)):
+    named = _named_checkpoint(Path(work_dir))
+    for path in _checkpoint_files(Path(work_dir), named):
         try:
             contents = read_checkpoint(path)
             if 'optimizer' in contents:
@@ -70,18 +74,47 @@ def find_intact(work_dir: str | Path) -> Found:
     if skipped:
         raise CheckpointError(
             f'no checkpoint in {work_dir} is intact ({"; ".join(skipped)}): move them away to '
-            'start anew'
+            'last_checkpoint to start anew'
+        )
+    if named:
+        state = (
+            'holds no state of a training, as with save_optimizer=False'
+            if os.path.isfile(named)
+            else 'is not a file on this machine'
+        )
+        raise CheckpointError(
+            f'{Path(work_dir, LAST_CHECKPOINT)} names {named[:300]!r}, which {state}, '
+            'and there is no other to resume from: bring it back, name one in `resume`, or remove '
+            'last_checkpoint to start anew'
         )
     return Found(None, [])
 
 
-def _checkpoint_files(work_dir: Path) -> list[Path]:
-    folders = [work_dir]
+def _named_checkpoint(work_dir: Path) -> str:
+    """Return what ``last_checkpoint`` holds, the empty text if it is empty or not there."""
     pointer = work_dir / LAST_CHECKPOINT
-    named = pointer.read_text(errors='replace').strip() if pointer.is_file() else ''
+    return pointer.read_text(errors='replace').strip() if pointer.is_file() else ''
+
+
+def _checkpoint_files(work_dir: Path, named: str) -> list[Path]:
+    """Return the files that may be checkpoints of a training.
+
+    Args:
+        work_dir: Of the training.
+        named: The file that ``last_checkpoint`` names; its name follows from ``filename_tmpl``.
+    """
+    folders = [work_dir]
     if named and os.path.isfile(named):
         folders.append(Path(named).parent)
-    files = {path.resolve(): path for folder in folders for path in sorted(folder.glob('*.pth'))}
+    parts = re.split(r'\d+', Path(named).name) if named else []
+    is_like_named = re.compile(r'\d+'.join(map(re.escape, parts)))
+    files = {
+        path.resolve(): path
+        for folder in folders
+        if folder.is_dir()
+        for path in sorted(folder.iterdir())
+        if path.suffix == '.pth' or (named and is_like_named.fullmatch(path.name))
+    }
     return [path for path in files.values() if path.is_file()]
 
 

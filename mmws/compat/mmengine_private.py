@@ -43,8 +43,36 @@ def restart_workers(loader: DataLoader) -> None:
 
 
 def accumulated_steps(optim_wrapper: Any) -> int:
-    """Return over how many steps gradients are accumulated; 1 if the wrapper does not say."""
-    return int(getattr(optim_wrapper, '_accumulative_counts', 1))
+    """Return over how many steps gradients are accumulated; 1 if the wrapper does not say.
+
+    Of several wrappers in a dict it is the largest number.
+    """
+    wrappers = inner_wrappers(optim_wrapper)
+    return max(
+        (int(getattr(wrapper, '_accumulative_counts', 1)) for wrapper in wrappers), default=1
+    )
+
+
+def inner_wrappers(optim_wrapper: Any) -> list[Any]:
+    """Return the wrappers of an ``OptimWrapperDict``, or the wrapper alone that is no dict."""
+    wrappers = getattr(optim_wrapper, 'optim_wrappers', None)
+    return list(wrappers.values()) if isinstance(wrappers, dict) else [optim_wrapper]
+
+
+def step_counts(optim_wrapper: Any) -> list[int]:
+    """Return how many steps each wrapper of an ``OptimWrapperDict`` has counted; else no numbers.
+
+    MMEngine sets the number of a single wrapper when it resumes, and those of a dict never.
+    """
+    if inner_wrappers(optim_wrapper) == [optim_wrapper]:
+        return []
+    return [int(getattr(w, '_inner_count', 0)) for w in inner_wrappers(optim_wrapper)]
+
+
+def set_step_counts(optim_wrapper: Any, counts: list[int]) -> None:
+    """Have the wrappers go on from numbers that :func:`step_counts` returned."""
+    for wrapper, count in zip(inner_wrappers(optim_wrapper), counts):
+        wrapper._inner_count = count
 
 
 @contextmanager

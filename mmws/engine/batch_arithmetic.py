@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from mmengine.utils.dl_utils import has_batch_norm
 
 from mmws.compat.mmengine_private import accumulated_steps
-from mmws.hooks.exact_resume import images_per_update, run_facts
+from mmws.hooks.image_order import images_per_update, run_facts
 
 
 def count_accumulation(runner: Runner) -> None:
@@ -48,7 +48,9 @@ def arithmetic(runner: Runner, optim_wrapper: Any, base: int | None) -> tuple[st
     """
     facts = run_facts(runner, optim_wrapper)
     steps, update = facts['accumulated steps'], images_per_update(facts)
-    group = optim_wrapper.param_groups[0] if hasattr(optim_wrapper, 'param_groups') else {}
+    groups = getattr(optim_wrapper, 'param_groups', None)
+    # Several optimizers have a dict of groups, and a rate each.
+    group = groups[0] if isinstance(groups, list) and groups else {}
     rate = group.get('initial_lr', group.get('lr'))  # that before the warm-up lowers it
     update_line = (
         f'{facts["images per process"]} image(s) x {facts["processes"]} process(es) x {steps} '

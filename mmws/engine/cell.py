@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import statistics
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from mmws.compat.processes import end_with_parent
+from mmws.compat.processes import end_with_parent, peak_mib
 from mmws.files import write_durably
 from mmws.hooks import DivergenceError
 from mmws.visualization.report import History, read_history
@@ -49,14 +48,9 @@ def run_cell(folder: Path, launcher: str) -> dict[str, Any]:
         evaluations=history.evaluations,
         error=error,
         seconds_per_step=statistics.median(times) if times else None,
-        peak_mib=_peak_mib(),
+        peak_mib=peak_mib(),
         threads=torch.get_num_threads(),
     )
-
-
-def _peak_mib() -> float:
-    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
-    return kibibytes / (2**20 if sys.platform == 'darwin' else 2**10)
 
 
 def train_together(folder: Path, processes: int) -> int:

@@ -16,14 +16,15 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 
-from mmws.checkpoints import Checkpoint, CheckpointMismatchError, read_intact
+from mmws.checkpoints import Checkpoint, CheckpointMismatchError, find_intact, read_intact
 from mmws.compat import CheckpointError
+from mmws.config import load_config
 from mmws.data.errors import DataError
 from mmws.hooks import RESUMABLE, DivergenceError
 
 from .console import Console
-from .distributed import LAUNCHER, choose_threads, join_launcher, local_rank_zero
-from .run import ConfigError, prepare
+from .distributed import LAUNCHER, STARTED, choose_threads, join_launcher, local_rank_zero
+from .run import ConfigError, prepare, work_dir_of
 
 RUN_ERRORS = (CheckpointMismatchError, CheckpointError, ConfigError, DivergenceError, OSError)
 """What a training or a test raises for causes that lie outside of the code."""
@@ -140,6 +141,25 @@ def _restarted() -> bool:
     return int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
 
 
+def _resume_after_restart(args: argparse.Namespace) -> str | None:
+    """Return what to resume where a process of a training died and all are started again.
+
+    ``'auto'`` if a checkpoint was written since the launcher began; before that, what the command
+    line says. The work dir may hold checkpoints of a training before this one, or none.
+    """
+    if args.resume == 'auto':
+        return 'auto'
+    work_dir = args.work_dir or work_dir_of(args.config, load_config(args.config, args.cfg_options))
+    try:
+        found = find_intact(work_dir)
+    except CheckpointError:
+        return args.resume or 'auto'  # which stops, and tells the reason
+    if found.checkpoint is None:
+        return args.resume
+    written = str(found.checkpoint.contents['meta'].get('time', ''))
+    return 'auto' if written >= os.environ.get(STARTED, '') else args.resume
+
+
 def _said_once() -> AbstractContextManager[Any]:
     """Print nothing in processes whose launcher has made the same checks, and told the result."""
     launched = 'RANK' in os.environ and LAUNCHER in os.environ
@@ -157,7 +177,7 @@ def prepare_train(args: argparse.Namespace) -> Config:
     join_launcher()
     choose_threads()
     if _restarted():
-        args.resume = 'auto'
+        args.resume = _resume_after_restart(args)
     with _said_once():
         return prepare(
             args.config,

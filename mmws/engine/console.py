@@ -6,7 +6,6 @@ import contextlib
 import io
 import logging
 import os
-import resource
 import shlex
 import shutil
 import sys
@@ -22,6 +21,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmws.compat.mmengine_private import is_resuming, loads_from
+from mmws.compat.processes import peak_mib
 from mmws.config.tree import other_library
 
 from .batch_arithmetic import arithmetic
@@ -393,4 +393,4 @@ def _memory_used() -> float:
     """Return the largest memory so far of this process, in GiB: of the GPU, or of the machine."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_mib() / 2**10

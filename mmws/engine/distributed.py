@@ -23,6 +23,8 @@ from mmws.compat.processes import end_with_parent
 DEFAULT_PORT = 29500
 LAUNCHER = 'MMWS_LAUNCHER'
 """Environment variable: process id of :mod:`mmws.engine.launch`, which started this process."""
+STARTED = 'MMWS_STARTED'
+"""Environment variable: when that launcher began, as MMEngine writes times into checkpoints."""
 TIMEOUT = timedelta(minutes=10)
 """After which a rank that waits for one that has stopped ends the run."""
 # A process that fails may wait so long for the operations that it had begun with the others.

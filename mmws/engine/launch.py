@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,12 +23,14 @@ from . import cli
 from .distributed import (
     DEFAULT_PORT,
     LAUNCHER,
+    STARTED,
     check_process_count,
     choose_port,
     choose_threads,
 )
 
 _LIMITS = {'PORT': 65535}
+_FAILED = 1
 _CHECKS = {
     'train': (cli.parse_train_args, cli.prepare_train),
     'test': (cli.parse_test_args, cli.prepare_test),
@@ -78,7 +81,8 @@ def torchrun_arguments(num_processes: int) -> 'list[str]':
 def main(argv: Sequence[str] | None = None) -> None:
     """Check the run, then start ``SCRIPT ARGS... --launcher pytorch`` in every process.
 
-    A training that was stopped and saved ends with status :data:`mmws.hooks.RESUMABLE`.
+    A training that was stopped and saved ends with status :data:`mmws.hooks.RESUMABLE`, and with 1
+    if one of its processes failed.
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('task', choices=_CHECKS)
@@ -87,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('arguments', nargs=argparse.REMAINDER)
     args = parser.parse_args(argv)
     os.environ[LAUNCHER] = str(os.getpid())
+    os.environ[STARTED] = time.strftime('%Y%m%d_%H%M%S')
     # YAPF, by which MMEngine formats configs, writes a cache at its first use on a machine, and one
     # rank would read it while another is writing it: let it be written before they start.
     Config().pretty_text  # noqa: B018
@@ -112,7 +117,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.environ.setdefault('PET_SIGNALS_TO_HANDLE', 'SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1')
         script = [args.script, *args.arguments, '--launcher', 'pytorch']
         status = _run([*options, restarts, *script])
-        if status_file.exists():
+        # A rank that failed counts more than one that was stopped: what it did is not saved, or the
+        # ranks were started again after the stop.
+        if status != _FAILED and status_file.exists():
             status = int(status_file.read_text())
     sys.exit(status)
 
@@ -131,7 +138,7 @@ def _run(arguments: Sequence[str]) -> int:
         return 128 + error.sigval
     except ChildFailedError as error:
         print(error, file=sys.stderr)
-        return 1
+        return _FAILED
     return 0
 
 

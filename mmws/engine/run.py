@@ -33,6 +33,7 @@ from mmws.config.tree import KeyPath, dotted, kind, rewrite, walk
 from mmws.data.preflight import check_data, train_classes
 from mmws.hooks.divergence import DivergenceError
 from mmws.hooks.stop import StopHook, parse_duration
+from mmws.hooks.validation_loss import validation_loss_loader
 
 from .batch_arithmetic import count_accumulation
 from .console import Console
@@ -88,7 +89,7 @@ def prepare(
     cfg = load_config(config, cfg_options)
     check_structure(cfg)
     cfg.launcher = launcher
-    cfg.work_dir = str(work_dir or cfg.get('work_dir') or Path('work_dirs', Path(str(config)).stem))
+    cfg.work_dir = str(work_dir or work_dir_of(config, cfg))
 
     if amp:
         if not torch.cuda.is_available():
@@ -133,6 +134,7 @@ def prepare(
         _add_hooks(cfg, stop_after, max_skipped)
         if val_loss:
             cfg.custom_hooks.append(dict(type='mmws.ValidationLossHook'))
+            validation_loss_loader(cfg)  # refuses pipelines that it cannot use
 
     batch_size = (cfg.get('train_dataloader') or {}).get('batch_size', 1)
     if not isinstance(batch_size, int) or batch_size < 1:
@@ -146,6 +148,11 @@ def prepare(
         logger.setdefault('log_metric_by_epoch', False)
     os.makedirs(cfg.work_dir, exist_ok=True)
     return cfg
+
+
+def work_dir_of(config: StrPath, cfg: Config) -> StrPath:
+    """Return where a run writes to by its config, or by the name of the config's file."""
+    return cfg.get('work_dir') or Path('work_dirs', Path(str(config)).stem)
 
 
 def _pretrained_files(model: Any) -> 'Iterator[Path]':
@@ -270,7 +277,8 @@ def evaluate(
         model = unwrap(runner.model)
         check_weights(model, checkpoint.weights)
         require_weights(model, checkpoint)
-        classes = runner.test_dataloader.dataset.metainfo.get('classes')
+        metainfo = getattr(runner.test_dataloader.dataset, 'metainfo', None) or {}
+        classes = metainfo.get('classes')
         if classes is not None:
             map_predictions(model, checkpoint, classes)
         vars(runner)['load_or_resume'] = functools.partial(_load, runner, checkpoint)

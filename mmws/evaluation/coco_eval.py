@@ -17,6 +17,9 @@ from pycocotools import mask as mask_utils
 
 from .ground_truth import countable
 
+_LARGEST_ID = 2**53
+"""The largest id that faster-coco-eval counts right: ids go through 64-bit floats there."""
+
 
 class CocoResult(NamedTuple):
     """Results of COCO evaluation; -1 where a class or an area range has no ground truth.
@@ -49,7 +52,7 @@ def evaluate_coco(
     """Evaluate detections as https://cocodataset.org/#detection-eval defines it.
 
     faster-coco-eval matches detections with objects, if it is installed and the data have nothing
-    that it is known to count differently or to refuse: ids that are negative or no integers,
+    that it is known to count differently or to refuse: ids that are no integers from 0 to 2**53,
     annotations without ``area`` or ``iscrowd``, numbers that are not finite. Otherwise pycocotools
     matches them. In both cases pycocotools computes the metrics from the matches.
 
@@ -200,7 +203,7 @@ def _counts_alike(
     evaluated = {*cat_ids}
     annotations = [a for a in ground_truth.anns.values() if a['category_id'] in evaluated]
     ids = [*ground_truth.imgs, *ground_truth.cats, *ground_truth.anns]
-    if any(type(i) is not int or i < 0 for i in ids):
+    if any(type(i) is not int or not 0 <= i <= _LARGEST_ID for i in ids):
         return False
     if any('iscrowd' not in a or 'area' not in a for a in annotations):
         return False

@@ -58,7 +58,8 @@ class CocoMetric(MMDetCocoMetric):
 
     Raises:
         ImportError: if ``pr_curves`` is given and matplotlib is missing.
-        ValueError: if the suffix of ``pr_curves`` is that of no picture format.
+        ValueError: if the suffix of ``pr_curves`` is that of no picture format, or if
+            ``proposal_nums`` are not three limits with 100 among them.
     """
 
     by_class: Sequence[ClassScore] = ()
@@ -70,6 +71,8 @@ class CocoMetric(MMDetCocoMetric):
             require_picture(pr_curves)
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             super().__init__(*args, **kwargs)
+        if {'bbox', 'segm'}.issuperset(self.metrics):
+            _check_limits(self.proposal_nums)
         if self._coco_api is not None:
             self._coco_api = countable(self._coco_api)
         self.pr_curves = pr_curves
@@ -158,7 +161,7 @@ class CocoMetric(MMDetCocoMetric):
     def _scores_by_class(
         self, evaluations: Mapping[str, CocoResult], img_ids: list[Any] | None
     ) -> list[ClassScore]:
-        annotations = self._coco_api.dataset['annotations']
+        annotations = self._coco_api.dataset.get('annotations', [])
         seen = None if img_ids is None else {*img_ids}
         objects = Counter(
             a['category_id']
@@ -192,6 +195,15 @@ class CocoMetric(MMDetCocoMetric):
         names = [category['name'] for category in self._coco_api.load_cats(self.cat_ids)]
         log_table(f'{iou_type} by class', ['category', *columns], zip(names, rows))
         return {f'{name}_precision': round(row[0], 3) for name, row in zip(names, rows)}
+
+
+def _check_limits(proposal_nums: Sequence[int]) -> None:
+    # COCO's mAP is that of 100 detections per image: without this limit pycocotools gives -1.
+    if len(proposal_nums) != 3 or 100 not in proposal_nums:
+        raise ValueError(
+            f'proposal_nums {tuple(proposal_nums)} of the COCO metric: give three limits of '
+            'detections per image with 100 among them, for which mAP is defined'
+        )
 
 
 def mean_precision(precision: np.ndarray) -> float:

@@ -38,9 +38,11 @@ class WorkerInit:
         self.init = init
 
     def __call__(self, worker_id: int) -> None:
-        parent = multiprocessing.parent_process()
+        started_by, parent = os.getppid(), multiprocessing.parent_process()
         if parent is not None:
-            end_with_parent(parent.pid or 0)
+            # A fork server, which starts workers in place of the parent, ends with the parent.
+            has_server = started_by != parent.pid and parent.is_alive()
+            end_with_parent(started_by if has_server else parent.pid or 0)
             sys.excepthook = _tell_unless_parent_ends
         # A forked worker has inherited the handlers of the training.
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):

@@ -184,7 +184,7 @@ class DurableCheckpointHook(CheckpointHook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         check_finite(checkpoint, f'the checkpoint of iteration {checkpoint["meta"]["iter"]}')
 
-    def save_now(self, runner: Runner, done: int) -> None:
+    def save_now(self, runner: Runner, done: int, again: bool = False) -> None:
         """Save the state of the training, unless that is done, and wait for the file.
 
         To be called by all ranks between two iterations, or at the end of ``after_train_iter``.
@@ -192,8 +192,9 @@ class DurableCheckpointHook(CheckpointHook):
         Args:
             runner: Of the training.
             done: Number of iterations that are complete.
+            again: Whether to save a state that is saved already, to which a hook adds something.
         """
-        if self._saved_at != done:
+        if again or self._saved_at != done:
             meta = dict(epoch=runner.epoch, iter=done)
             if self.by_epoch:
                 self._save_file(runner, INTERRUPTED, meta)

@@ -10,23 +10,30 @@ import numpy as np
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.registry import DATA_SAMPLERS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader
 
 from mmws.checkpoints import check_resumable
 from mmws.checkpoints.guard import unwrap
 from mmws.compat import CheckpointError
 from mmws.compat.mmengine_private import (
     accumulated_steps,
+    inner_wrappers,
     is_resuming,
     loads_from,
-    restart_workers,
+    set_step_counts,
+    step_counts,
 )
-from mmws.data.positions import RandomState, give_positions, set_epoch
+from mmws.data.positions import RandomState
 from mmws.registry import HOOKS
 
+from .image_order import (
+    EndlessBatches,
+    has_positions,
+    images_per_update,
+    order_images,
+    run_facts,
+)
 from .resumed_optimizer import adapt_rate, check_optimizer
 from .resumed_runner import check_log, check_schedulers
 
@@ -41,7 +48,8 @@ class ExactResumeHook(Hook):
     by itself. A checkpoint gets the entry ``mmws_resume``: for each rank the states of the random
     number generators (Python, NumPy, PyTorch, CUDA) and, between two updates of an accumulation,
     the gradients; the seed of the order of images, with which the sampler is built anew and
-    forwarded without loading an image. The random numbers of samples follow from their position
+    forwarded without loading an image; the batches of the epoch that were seen. An epoch of another
+    length than before begins at its start. The random numbers of samples follow from their position
     (:mod:`mmws.data.positions`), and validation leaves those of the training as they were.
 
     Used with :class:`mmws.DurableCheckpointHook`, which collects the states of all ranks.
@@ -54,6 +62,7 @@ class ExactResumeHook(Hook):
         self._all_ranks: list[dict[str, Any]] | None = None
         self._before_validation: dict[str, Any] | None = None
         self._restore: dict[str, Any] | None = None
+        self._epoch_start: tuple[int, int] | None = None  # an epoch, and its first iteration
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if not is_resuming(runner):
@@ -87,14 +96,21 @@ class ExactResumeHook(Hook):
             self._restore = ranks[get_rank()]
         elif state and not differs:
             _warn(runner, 'the checkpoint holds the state of one process only: the random ')
-        _order_images(runner, saved.get('seed'))
+        skip = order_images(runner, saved, state.get('epoch'))
+        self._epoch_start = (loop.epoch, loop.iter - skip)
         self._state = None
-        if isinstance(loop, IterBasedTrainLoop):
-            loop.dataloader_iterator = _EndlessBatches(loop)
+        # A stream of data has no order to go on in: MMEngine's iterator stays.
+        if isinstance(loop, IterBasedTrainLoop) and has_positions(runner.train_dataloader):
+            loop.dataloader_iterator = EndlessBatches(loop)
 
     def after_train(self, runner: Runner) -> None:
-        if isinstance(runner.train_loop, IterBasedTrainLoop):
-            runner.train_loop.dataloader_iterator.batches = None  # ends the workers
+        batches = getattr(runner.train_loop, 'dataloader_iterator', None)
+        if isinstance(batches, EndlessBatches):
+            batches.batches = None  # ends the workers
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        if self._epoch_start is None or self._epoch_start[0] != runner.epoch:
+            self._epoch_start = (runner.epoch, runner.iter)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
@@ -104,7 +120,8 @@ class ExactResumeHook(Hook):
             self._restore = None
 
     def before_val(self, runner: Runner) -> None:
-        self._before_validation = _rank_state(runner)
+        # A validation that was stopped is run again before the first iteration, which restores.
+        self._before_validation = self._restore or _rank_state(runner)
 
     def after_val(self, runner: Runner) -> None:
         if self._before_validation is not None:
@@ -113,40 +130,31 @@ class ExactResumeHook(Hook):
 
     def before_save_on_all_ranks(self, runner: Runner) -> None:
         """Collect what each rank must save; called on every rank by the checkpoint hook."""
-        state = self._before_validation or _rank_state(runner)
+        state = self._before_validation or self._restore or _rank_state(runner)
         self._all_ranks = all_gather_object(state)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if 'optimizer' not in checkpoint:
             return
-        ranks = self._all_ranks or [self._before_validation or _rank_state(runner)]
+        state = self._before_validation or self._restore or _rank_state(runner)
+        ranks = self._all_ranks or [state]
         self._all_ranks = None
         run = run_facts(runner)
         checkpoint[KEY] = {'version': 1, 'run': run, 'ranks': ranks}
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            epoch, start = self._epoch_start or (0, 0)
+            # A checkpoint of the end of an epoch belongs to the next one, of which nothing is seen.
+            is_inside = checkpoint['meta']['epoch'] == epoch
+            checkpoint[KEY]['epoch'] = {
+                'batches': len(runner.train_dataloader),
+                'seen': checkpoint['meta']['iter'] - start if is_inside else 0,
+            }
 
 
 def _warn(runner: Runner, cause: str) -> None:
     runner.logger.warning(
         f'{cause}numbers cannot go on as those of the interrupted training would have'
     )
-
-
-def run_facts(runner: Runner, optim_wrapper: Any = None) -> dict[str, Any]:
-    """Return what must be the same for an exact resume."""
-    loader = runner.train_dataloader
-    optim_wrapper = optim_wrapper or runner.optim_wrapper
-    return {
-        'seed': getattr(_sampler(loader), 'seed', None),
-        'processes': get_world_size(),
-        'images per process': loader.batch_size or getattr(loader.batch_sampler, 'batch_size', 1),
-        'accumulated steps': accumulated_steps(optim_wrapper),
-        'images in the data set': len(loader.dataset),
-    }
-
-
-def images_per_update(run: Mapping[str, Any]) -> int:
-    """Return how many images an update of the weights sees, of all processes."""
-    return run['processes'] * run['images per process'] * run['accumulated steps']
 
 
 def _check_state(state: Any, source: str) -> None:
@@ -175,6 +183,11 @@ def _state_problem(state: Any) -> str:
             return f'run.{key} is {run.get(key)!r}'
     if not isinstance(run.get('seed'), (int, type(None))):
         return f'run.seed is {run["seed"]!r}'
+    epoch = state.get('epoch', {'batches': 0, 'seen': 0})
+    for key in ('batches', 'seen'):
+        value = epoch.get(key) if isinstance(epoch, Mapping) else None
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            return f'epoch.{key} is {value!r}'
     for number, rank in enumerate(ranks):
         for key, test in _STATE_OF_RANK.items():
             if not isinstance(rank, Mapping) or not test(rank.get(key)):
@@ -211,11 +224,10 @@ _STATE_OF_RANK: dict[str, Callable[[Any], bool]] = {
     ),
     'torch': _is_tensor(torch.uint8, len(torch.get_rng_state())),
     'gradients': _are_gradients,
+    'step_counts': lambda value: (
+        value is None or (isinstance(value, list) and all(type(count) is int for count in value))
+    ),
 }
-
-
-def _sampler(loader: DataLoader) -> Any:
-    return getattr(loader.batch_sampler, 'sampler', None) or loader.sampler
 
 
 # ---- the random number generators of a rank, and its gradients
@@ -239,17 +251,22 @@ def _rank_state(runner: Runner) -> dict[str, Any]:
     }
     if gradients and not _updated(runner):
         saved['gradients'] = gradients
+    if counts := step_counts(runner.optim_wrapper):
+        saved['step_counts'] = counts
     return saved
 
 
 def _updated(runner: Runner) -> bool:
     """Whether the last iteration ended in an update of the weights."""
-    return accumulated_steps(runner.optim_wrapper) == 1 or runner.optim_wrapper.should_update()
+    return accumulated_steps(runner.optim_wrapper) == 1 or all(
+        wrapper.should_update() for wrapper in inner_wrappers(runner.optim_wrapper)
+    )
 
 
 def _restore_state(saved: Mapping[str, Any], runner: Runner) -> None:
     _restore_generators(saved)
-    gradients = saved.get('gradients', {})
+    set_step_counts(runner.optim_wrapper, saved.get('step_counts') or [])
+    gradients = saved.get('gradients') or {}
     for name, parameter in _named_parameters(runner):
         if name in gradients:
             parameter.grad = gradients[name].to(parameter.device, parameter.dtype, copy=True)
@@ -270,90 +287,3 @@ def _restore_generators(saved: Mapping[str, Any]) -> None:
 def _named_parameters(runner: Runner) -> Iterator[tuple[str, nn.Parameter]]:
     model = unwrap(runner.model)
     return model.named_parameters()
-
-
-# ---- the order of images
-
-
-class _EndlessBatches:
-    """The batches of an iteration-based loop, from the one after those that were seen.
-
-    MMEngine's own iterator starts its workers when the loop is built, and older versions load and
-    throw away all batches that were seen before.
-    """
-
-    def __init__(self, loop: IterBasedTrainLoop) -> None:
-        self.loader = loop.dataloader
-        self.batches: Iterator[Any] | None = None
-        # mmengine without `skip_iter` calls `next` once for each batch that was seen before.
-        self.calls_to_ignore = 0 if hasattr(loop, 'fast_forward_on_resume') else loop.iter
-
-    def __iter__(self) -> _EndlessBatches:
-        return self
-
-    def skip_iter(self, num_iters: int) -> None:
-        """Do nothing: the batch sampler leaves out what was seen before."""
-
-    def __next__(self) -> Any:
-        if self.calls_to_ignore:
-            self.calls_to_ignore -= 1
-            return None
-        if self.batches is None:
-            self.batches = iter(self.loader)
-        try:
-            return next(self.batches)
-        except StopIteration:
-            set_epoch(self.loader.batch_sampler, self.loader.batch_sampler.passes)
-            self.batches = iter(self.loader)
-            return next(self.batches)
-
-
-def _order_images(runner: Runner, seed: int | None) -> None:
-    """Build the sampler of the training anew, at the position of the loop."""
-    loop, loader = runner.train_loop, runner.train_dataloader
-    _rebuild_sampler(runner, seed)
-    by_epoch = isinstance(loop, EpochBasedTrainLoop)
-    skip = loop.iter - loop.epoch * len(loader) if by_epoch else loop.iter
-    if not 0 <= skip <= (len(loader) if by_epoch else skip):
-        skip = 0  # the length of an epoch has changed
-    positioned = give_positions(loader, runner.seed, get_rank(), number=loop.iter - skip, skip=skip)
-    if not positioned:
-        runner.logger.warning(
-            f'{type(loader.dataset).__name__} has no indices: a resumed training gets other data '
-            'than one that was not interrupted'
-        )
-    elif by_epoch and skip:
-        runner.logger.info(f'resumed in the middle of epoch {loop.epoch + 1}, at batch {skip + 1}')
-        _count_batches_from(loop, skip)
-
-
-def _rebuild_sampler(runner: Runner, seed: int | None) -> None:
-    cfg, loader = runner.cfg.get('train_dataloader'), runner.train_dataloader
-    sampler_cfg = cfg.get('sampler') if isinstance(cfg, Mapping) else None
-    if not isinstance(sampler_cfg, Mapping) or loader.batch_sampler is None:
-        return
-    if seed is None:
-        seed = getattr(_sampler(loader), 'seed', None)
-    sampler = DATA_SAMPLERS.build(
-        dict(sampler_cfg), default_args=dict(dataset=loader.dataset, seed=seed)
-    )
-    batch_cfg = cfg.get('batch_sampler')
-    if batch_cfg is None:
-        batches = BatchSampler(sampler, loader.batch_size, loader.drop_last)
-        vars(loader)['sampler'] = sampler
-    else:
-        batches = DATA_SAMPLERS.build(
-            dict(batch_cfg), default_args=dict(sampler=sampler, batch_size=cfg['batch_size'])
-        )
-    vars(loader)['batch_sampler'] = batches
-    restart_workers(loader)  # MMEngine may have started some, which read ahead in the old order
-
-
-def _count_batches_from(loop: EpochBasedTrainLoop, skip: int) -> None:
-    """Have the first epoch count its batches from the one after those that were seen."""
-    run_iter, epoch = loop.run_iter, loop.epoch
-
-    def run_iter_of_resumed_epoch(idx: int, data_batch: Any) -> None:
-        run_iter(idx + skip if loop.epoch == epoch else idx, data_batch)
-
-    loop.run_iter = run_iter_of_resumed_epoch

@@ -21,6 +21,7 @@ from mmengine.dist import get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
+from mmws.compat.mmengine_private import is_resuming
 from mmws.registry import HOOKS
 
 from .data_workers import end_workers
@@ -32,9 +33,13 @@ RESUMABLE = 75
 STATUS_FILE = 'MMWS_STATUS_FILE'
 """Environment variable: where a rank tells the launcher of mmws that the training was stopped."""
 
+_PENDING = 'mmws_validation_pending'
+"""Entry of a checkpoint that was written because the validation after it was stopped: True."""
+
 _SIGNALS = ('SIGTERM', 'SIGINT', 'SIGUSR1', 'SIGHUP')
 # torchrun passes on a Ctrl-C that the terminal has sent to the ranks as well.
 _SECONDS_OF_ONE_SIGNAL = 0.5
+_SECONDS_TO_TELL = 5
 
 
 def parse_duration(text: str | float) -> float:
@@ -60,7 +65,9 @@ class StopHook(Hook):
     ``custom_hooks = [dict(type='mmws.StopHook')]`` in a config; the training of mmws adds it by
     itself. SIGTERM, SIGINT (Ctrl-C), SIGHUP and SIGUSR1 (Slurm's ``--signal=USR1@60``) are waited
     for; all ranks stop after the same iteration, the one after that in which the first rank was
-    told. A second signal ends the process at once.
+    told, and exit when the checkpoint is whole. Where it cannot be written, all ranks exit with
+    status 1. A second signal ends the process at once. A validation that was stopped is run when
+    the training is resumed, if :class:`mmws.DurableCheckpointHook` wrote the checkpoint.
 
     Args:
         stop_after: Seconds, or ``'H:MM:SS'``, after the start of this process.
@@ -73,12 +80,26 @@ class StopHook(Hook):
         self._signals = _Signals()
         self._group: Any = None
         self._vote: tuple[dist.Work, torch.Tensor] | None = None
+        self._is_pending = False  # the validation after the last iteration
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if is_resuming(runner):
+            self._is_pending = checkpoint.get(_PENDING) is True
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if self._is_pending:
+            checkpoint[_PENDING] = True
 
     def before_train(self, runner: Runner) -> None:
         self._signals.listen(runner)
         if get_world_size() > 1:
             # Votes are counted on the CPU, where nobody waits for a GPU.
             self._group = dist.new_group(backend='gloo')
+        # This hook is the last one, so all others are ready for the training.
+        if self._is_pending and runner.val_loop is not None:
+            runner.logger.info('the validation that was stopped begins again')
+            runner.val_loop.run()
+        self._is_pending = False
 
     def after_train_iter(
         self,
@@ -88,7 +109,7 @@ class StopHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         if self._all_agree():
-            self._save(runner)
+            self._save_on_all_ranks(runner)
             self._exit(runner, runner.iter + 1)
 
     def after_val_iter(
@@ -105,7 +126,8 @@ class StopHook(Hook):
             # Other hooks put back what they have changed for the validation, such as the weights.
             runner.call_hook('after_val_epoch', metrics={})
             runner.call_hook('after_val')
-            self._save(runner, after_validation=True)
+            self._is_pending = True
+            self._save_on_all_ranks(runner, after_validation=True)
             self._exit(runner, runner.iter)
 
     def after_train(self, runner: Runner) -> None:
@@ -142,15 +164,44 @@ class StopHook(Hook):
         self._vote = (work, votes)
         return False
 
+    def _save_on_all_ranks(self, runner: Runner, after_validation: bool = False) -> None:
+        """Save, and return once every rank has; the first rank alone writes the file.
+
+        A launcher takes a rank that exits for a failure and ends the others, also one that writes.
+        """
+        error = None
+        try:
+            self._save(runner, after_validation)
+        except Exception as failure:
+            error = failure
+        failed = torch.tensor([int(error is not None)])
+        if self._group is not None:
+            dist.all_reduce(failed, dist.ReduceOp.MAX, group=self._group)
+        if error is not None:
+            raise error
+        if failed.item():
+            runner.logger.warning('another rank could not save what was done: this one ends')
+            self.release()
+            # The rank that failed tells the cause, for which it must not be ended by a launcher.
+            time.sleep(_SECONDS_TO_TELL)
+            raise SystemExit(1)
+
     def _save(self, runner: Runner, after_validation: bool = False) -> None:
         for hook in runner.hooks:
             if isinstance(hook, DurableCheckpointHook):
-                hook.save_now(runner, runner.iter + (not after_validation))
+                # What was saved before the validation does not say that the validation is missing.
+                done = runner.iter + (not after_validation)
+                hook.save_now(runner, done, again=after_validation)
                 return
         for hook in runner.hooks:
             if isinstance(hook, CheckpointHook) and not after_validation:
                 hook._save_checkpoint(runner)
                 return
+        if after_validation:
+            runner.logger.warning(
+                'the validation was stopped and is not run again: the checkpoint hook is not '
+                'mmws.DurableCheckpointHook, which would save that it is to be run'
+            )
 
     def _exit(self, runner: Runner, iteration: int) -> None:
         told = 'another rank was told to'

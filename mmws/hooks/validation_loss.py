@@ -44,7 +44,7 @@ class ValidationLossHook(Hook):
         if not metrics:
             return  # the validation was interrupted
         if self._loader is None:
-            self._loader = runner.build_dataloader(_loader_config(runner.cfg), seed=0)
+            self._loader = runner.build_dataloader(validation_loss_loader(runner.cfg), seed=0)
             tie_workers(self._loader)
         model: Any = unwrap(runner.model)
         sums: dict[str, float] = {}
@@ -63,12 +63,17 @@ class ValidationLossHook(Hook):
             metrics[f'validation/{name}'] = sum(part.get(name, 0.0) for part, _ in ranks) / total
 
 
-def _loader_config(cfg: Mapping[str, Any]) -> dict[str, Any]:
+def validation_loss_loader(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config of a loader of the validation split with annotations as in training.
 
+    A pipeline that loads no annotations, as a classifier's, stays as it is.
+
     Raises:
-        ValueError: if the training pipeline loads no annotations.
+        ValueError: if there is no validation split, or its pipeline loads annotations and that of
+            the training does not.
     """
+    if not cfg.get('val_dataloader'):
+        raise ValueError('the validation loss needs val_dataloader, which the config does not have')
     loader = copy.deepcopy(dict(cfg['val_dataloader']))
     loading = [
         step
@@ -78,7 +83,7 @@ def _loader_config(cfg: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(step, Mapping) and _loads_annotations(step)
     ]
     if not loading:
-        if _has_pipeline(loader):
+        if any(_loads_annotations(part) for _, part in walk(loader) if isinstance(part, Mapping)):
             raise ValueError('the validation loss needs a training pipeline with LoadAnnotations')
         return loader
     for _, value in list(walk(loader)):
@@ -97,7 +102,3 @@ def _loads_annotations(step: Mapping[str, Any]) -> bool:
     return 'LoadAnnotations' in str(step.get('type')) or 'LoadPanopticAnnotations' in str(
         step.get('type')
     )
-
-
-def _has_pipeline(loader: Mapping[str, Any]) -> bool:
-    return any(isinstance(value, Mapping) and value.get('pipeline') for _, value in walk(loader))

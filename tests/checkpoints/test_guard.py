@@ -435,3 +435,17 @@ def test_the_state_dict_of_torchs_weight_norm_still_loads(tmp_path, log):
     load_checkpoint(model, path)
     torch.testing.assert_close(model['a7'].effective_weight(), convs[7].weight)
     assert not log()
+
+
+@pytest.mark.parametrize(
+    'norm',
+    [
+        nn.BatchNorm2d(4, track_running_stats=False),
+        nn.InstanceNorm2d(4, affine=True, track_running_stats=True),
+        nn.InstanceNorm2d(4, track_running_stats=True),
+    ],
+)
+def test_a_model_takes_its_own_weights_with_statistics_or_without(norm):
+    # Bug: the class of a norm decides whether it has statistics, and not its options.
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), norm)
+    check_weights(model, model.state_dict())

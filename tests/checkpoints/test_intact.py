@@ -102,3 +102,40 @@ def test_checkpoints_in_another_folder_are_found_by_the_pointer(tmp_path):
     path = save(tmp_path / 'out', 3)
     (tmp_path / 'last_checkpoint').write_text(str(path))
     assert find_intact(tmp_path).path == path
+
+
+@pytest.mark.parametrize('template', ['model_{}.pt', 'ckpt_{}', '{}.2.ckpt'])
+@pytest.mark.parametrize('folder', ['.', 'out'])
+def test_checkpoints_with_a_name_of_their_own_are_found(tmp_path, template, folder):
+    # Bug: filename_tmpl gives them another suffix than .pth, and the training starts anew.
+    (tmp_path / folder).mkdir(exist_ok=True)
+    paths = [tmp_path / folder / template.format(iteration) for iteration in (8, 12)]
+    for iteration, path in zip((8, 12), paths, strict=True):
+        save(tmp_path, iteration).rename(path)
+    (tmp_path / 'last_checkpoint').write_text(str(paths[1]))
+    (tmp_path / 'notes').write_text('no checkpoint')
+    found = find_intact(tmp_path)
+    assert (found.path.resolve(), found.skipped) == (paths[1].resolve(), [])
+    truncate(paths[1])
+    found = find_intact(tmp_path)
+    assert found.path.resolve() == paths[0].resolve()
+    assert len(found.skipped) == 1
+
+
+@pytest.mark.parametrize(
+    'named', ['/disk/iter_9.pth', 's3://bucket/iter_9.pth', 'a\0b', 'ä' * 5000]
+)
+def test_a_checkpoint_that_is_named_but_not_there_does_not_start_the_training_anew(tmp_path, named):
+    # Bug: the disk with the checkpoints is not mounted, and the training begins again.
+    (tmp_path / 'last_checkpoint').write_text(named)
+    torch.save({'state_dict': {}}, tmp_path / 'best_score_iter_3.pth')
+    with pytest.raises(CheckpointError, match=r'last_checkpoint names .* not a file on this mach'):
+        find_intact(tmp_path)
+
+
+def test_checkpoints_without_an_optimizer_do_not_start_the_training_anew(tmp_path):
+    # Bug: with save_optimizer=False no file can be resumed from, which nothing tells.
+    torch.save({'state_dict': {}, 'meta': {}}, tmp_path / 'iter_3.pth')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_3.pth'))
+    with pytest.raises(CheckpointError, match='holds no state of a training'):
+        find_intact(tmp_path)

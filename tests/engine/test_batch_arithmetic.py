@@ -3,12 +3,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
 
 import mmws
 from mmws.compat import read_checkpoint
-from mmws.engine.batch_arithmetic import count_accumulation
+from mmws.engine.batch_arithmetic import arithmetic, count_accumulation
 from tests.helpers.processes import run_python
 from tests.helpers.toy_training import toy_config
 
@@ -44,6 +45,16 @@ def test_batch_normalization_is_told_that_steps_are_no_batch(tmp_path, norm, tol
     assert bool(re.search('accumulated steps are not one step with more images', log)) is told
 
 
+def test_several_optimizers_have_no_single_rate_to_tell(tmp_path):
+    # Bug: KeyError: 0, because an OptimWrapperDict has a dict of parameter groups.
+    runner = Runner.from_cfg(toy_config(tmp_path, val=False))
+    weights = [nn.Parameter(torch.ones(1)) for _ in range(2)]
+    inner = [OptimWrapper(torch.optim.SGD([w], 0.1), accumulative_counts=3) for w in weights]
+    runner._train_loop = runner.build_train_loop(runner.cfg.train_cfg)
+    update, _ = arithmetic(runner, OptimWrapperDict(a=inner[0], b=inner[1]), None)
+    assert update.endswith('3 accumulated step(s) = 3 image(s) per update')
+
+
 def net(norm):
     torch.manual_seed(0)
     norms = {'GN': lambda: nn.GroupNorm(4, 16), 'BN': lambda: nn.BatchNorm2d(16)}
@@ -75,7 +86,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, MODELS
 from torch import nn
 import mmws
-from mmws.engine.batch_arithmetic import count_accumulation
+from mmws.engine.batch_arithmetic import arithmetic, count_accumulation
 from mmws.engine.distributed import finish_distributed, prepare_distributed
 from tests.helpers.toy_training import *
 

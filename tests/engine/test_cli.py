@@ -4,8 +4,10 @@ import ast
 import re
 
 import pytest
+import torch
 
 from mmws.data.errors import DataError
+from mmws.engine import cli
 from mmws.engine.cli import as_options, one_line_errors, parse_train_args, prepare_train
 from tests.helpers.paths import ROOT
 
@@ -118,6 +120,29 @@ def test_restarts_need_a_launcher():
     args = parse_train_args(['c.py', '--max-restarts', '2'])
     with pytest.raises(ValueError, match=r'needs tools/dist_train\.sh'):
         prepare_train(args)
+
+
+@pytest.mark.parametrize('option', [['--resume', 'named.pth'], [], ['--resume']])
+@pytest.mark.parametrize(
+    ('written', 'is_of_this_run'), [(None, False), ('20260101', False), ('20260103', True)]
+)
+def test_a_restart_goes_on_from_what_this_run_has_written(
+    tmp_path, monkeypatch, option, written, is_of_this_run
+):
+    # Bugs: a process dies before the first checkpoint is written. Instead of the checkpoint that
+    # was named, the restarted training begins at random weights, or goes on from a checkpoint of
+    # the training before it.
+    (tmp_path / 'c.py').write_text(f'work_dir = {str(tmp_path)!r}')
+    if written is not None:
+        meta = {'epoch': 1, 'iter': 4, 'time': f'{written}_000000'}
+        state = {'state_dict': {}, 'meta': meta, 'optimizer': {}, 'message_hub': {}}
+        torch.save(state, tmp_path / 'epoch_1.pth')
+    monkeypatch.setenv('MMWS_STARTED', '20260102_000000')
+    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
+    monkeypatch.setattr(cli, 'prepare', lambda config, **arguments: arguments['resume'])
+    args = parse_train_args([str(tmp_path / 'c.py'), *option])
+    asked = args.resume
+    assert prepare_train(args) == ('auto' if is_of_this_run else asked)
 
 
 def test_the_error_of_a_data_worker_is_one_line():

@@ -1,10 +1,23 @@
+from pathlib import Path
+
 import pytest
 import torch
+from mmengine.registry import DATASETS, MODELS
 
 from mmws.compat import CheckpointError
 from mmws.config import load_config
-from mmws.engine import prepare, train
+from mmws.engine import evaluate, prepare, train
 from mmws.engine.run import ConfigError
+from tests.helpers.toy_training import ToyImages, toy_config
+
+
+@DATASETS.register_module()
+class ImagesWithoutMetainfo(torch.utils.data.Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return ToyImages()[index]
 
 
 @pytest.fixture
@@ -88,6 +101,41 @@ def test_resume_without_a_checkpoint_yet_keeps_the_pretrained_weights(config, tm
 def test_a_missing_checkpoint_is_named_before_anything_is_built(config, option):
     with pytest.raises(FileNotFoundError, match=r'checkpoint gone\.pth does not exist'):
         prepare(config, **{option: 'gone.pth'})
+
+
+@pytest.mark.parametrize(
+    ('steps', 'error'),
+    [
+        (None, 'needs val_dataloader'),
+        (['LoadAnnotations'], 'training pipeline with LoadAnnotations'),
+    ],
+)
+def test_a_validation_loss_that_cannot_be_computed_is_refused_before_the_training(
+    config, steps, error
+):
+    # Bug: a traceback after the first epoch.
+    if steps is not None:
+        pipeline = [{'type': step} for step in steps]
+        dataset = {'type': 'mmdet.CocoDataset', 'pipeline': pipeline}
+        options = {'val_dataloader': {'dataset': dataset}, 'train_dataloader': {}}
+        config.write_text(
+            config.read_text() + ''.join(f'{name} = {value}\n' for name, value in options.items())
+        )
+    with pytest.raises(ValueError, match=error):
+        prepare(config, val_loss=True)
+
+
+def test_a_data_set_without_metainfo_is_evaluated(tmp_path):
+    # Bug: AttributeError, though MMEngine evaluates it.
+    cfg = toy_config(tmp_path, length=1, val=False)
+    path = Path(tmp_path, 'weights.pth')
+    torch.save({'state_dict': MODELS.build(cfg.model).state_dict()}, path)
+    loader = dict(batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False))
+    loader['dataset'] = dict(type='ImagesWithoutMetainfo')
+    cfg.launcher = 'none'
+    cfg.update(test_dataloader=loader, test_cfg={}, test_evaluator=dict(type='ToyScore'))
+    cfg.load_from = str(path)
+    assert 'score' in evaluate(cfg)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='--amp works here')

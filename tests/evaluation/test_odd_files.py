@@ -43,6 +43,11 @@ def text_ids(data):
         annotation['id'] = f'annotation-{annotation["id"]}'
 
 
+def large_annotation_ids(data):
+    for annotation in data['annotations']:
+        annotation['id'] += 2**63
+
+
 def null_ids(data):
     data['annotations'][0]['id'] = None
 
@@ -75,6 +80,7 @@ def images_listed_twice(data):
         numbered_from_0,
         merged_without_new_ids,
         text_ids,
+        large_annotation_ids,
         null_ids,
         of_images_that_are_not_listed,
         of_another_class_without_shape,
@@ -93,6 +99,21 @@ def test_odd_files_count_like_the_same_file_without_the_oddity(edit, iou_type, l
     np.testing.assert_allclose(stats(odd, predictions, iou_type, ids_of(data)), expected)
 
 
+@pytest.mark.parametrize(('key', 'offset'), [('image_id', 2**53 + 1), ('category_id', 2**62)])
+def test_ids_that_are_no_64_bit_floats_change_no_number(key, offset, library):
+    # Bug: a crash of faster-coco-eval, where ids go through 64-bit floats.
+    data, predictions = random_case(11, images=6)
+    expected = stats(data, predictions, 'bbox')
+    listed = data['images' if key == 'image_id' else 'categories']
+    for entry in listed:
+        entry['id'] += offset
+    for annotation in data['annotations']:
+        annotation[key] += offset
+    for prediction in predictions if key == 'image_id' else ():
+        prediction['img_id'] += offset
+    np.testing.assert_allclose(stats(data, predictions, 'bbox'), expected)
+
+
 def test_masks_need_no_boxes(library):
     # Files of masks alone have no boxes, or empty ones.
     data, predictions = random_case(11, images=6)
@@ -109,6 +130,29 @@ def test_a_file_without_annotations_has_no_numbers(iou_type, library):
     data, predictions = random_case(11, images=6)
     del data['annotations']
     np.testing.assert_array_equal(stats(data, predictions, iou_type), -1)
+
+
+@pytest.mark.parametrize('kind', [mmws.CocoMetric, mmws.VOCMetric])
+@pytest.mark.parametrize('annotations', [[], None])
+def test_the_metrics_of_a_file_without_annotations_are_no_error(tmp_path, kind, annotations):
+    # Bug: KeyError 'annotations'.
+    data, predictions = random_case(11, images=6)
+    data['annotations'] = annotations
+    if annotations is None:
+        del data['annotations']
+    metric = build(kind, write(data, tmp_path), data, classwise=True)
+    assert compute(metric, predictions)['bbox_mAP'] == -1
+    assert [score.objects for score in metric.by_class] == [0, 0, 0]
+
+
+@pytest.mark.parametrize('limits', [(1, 10, 300), (100,), (1, 10, 50, 100)])
+def test_limits_for_which_map_is_not_defined_are_refused(tmp_path, limits):
+    # Bug: mAP is -1 for a detector that finds everything.
+    data, _ = random_case(11)
+    with pytest.raises(ValueError, match=r'proposal_nums .* three limits .* with 100 among them'):
+        build(mmws.CocoMetric, write(data, tmp_path), data, proposal_nums=limits)
+    # Recalls of proposals are given at every limit.
+    mmws.CocoMetric(ann_file=write(data, tmp_path), metric='proposal_fast', proposal_nums=limits)
 
 
 def test_the_metric_changes_the_annotations_once_and_says_so(tmp_path):

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import DATASETS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 
 from mmws.checkpoints import find_intact
 from mmws.compat import CheckpointError, read_checkpoint
 from tests.helpers.toy_training import (
     IMAGES,
     ToyImages,
+    ToyNet,
     at,
     differences,
     kill,
@@ -122,6 +126,113 @@ def test_another_number_of_images_is_told_and_the_rate_scaled_where_asked(tmp_pa
     assert group['initial_lr'] == pytest.approx(0.02)
 
 
+@pytest.mark.parametrize(('before', 'now'), [(1, 2), (2, 1)])
+@pytest.mark.parametrize('written_by', ['this version', 'an older version'])
+def test_an_epoch_of_another_length_is_seen_whole(tmp_path, before, now, written_by):
+    # Bug: the iterations of the first epoch, counted in batches of another size, are taken for a
+    # part of the second one or for all of it, which is left out.
+    run(
+        toy_config(tmp_path, by_epoch=True, length=1, interval=1, images_per_step=before, val=False)
+    )
+    path = tmp_path / 'epoch_1.pth'
+    if written_by == 'an older version':
+        checkpoint = torch.load(path, weights_only=True)
+        del checkpoint['mmws_resume']['epoch']
+        torch.save(checkpoint, path)
+    for epochs in (2, 3):
+        # Bug: the third epoch is left out, where nothing differs from the run that is resumed.
+        cfg = toy_config(tmp_path, True, epochs, 1, images_per_step=now, val=False)
+        ToyImages.loaded.clear()
+        resume(cfg)
+        assert len(set(ToyImages.loaded)) == IMAGES
+
+
+@pytest.mark.parametrize(('images', 'left'), [(1, IMAGES - 3), (2, IMAGES)])
+def test_the_middle_of_an_epoch_is_found_after_the_length_of_an_epoch_has_changed(
+    tmp_path, images, left
+):
+    # Bug: the place in the epoch is that of a training whose epochs all had the present length.
+    def stop(runner, data_batch):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    run(toy_config(tmp_path, True, 1, 1, images_per_step=2, val=False))
+    with pytest.raises(SystemExit):
+        run(toy_config(tmp_path, True, 3, 1, val=False), at(6, stop), str(tmp_path / 'epoch_1.pth'))
+    cfg = toy_config(tmp_path, True, 2, 1, images_per_step=images, val=False)
+    ToyImages.loaded.clear()
+    text = log_of(resume(cfg))
+    # Three of the seven images were seen; with other batches the epoch begins at its start.
+    assert len(set(ToyImages.loaded)) == left
+    assert ('begins at its start' in text) is (images == 2)
+
+
+@MODELS.register_module()
+class ToyWithTwoOptimizers(ToyNet):
+    def train_step(self, data, optim_wrapper):
+        data = self.data_preprocessor(data, True)
+        loss, log = self.parse_losses(self._run_forward(data, mode='loss'))
+        (optim_wrapper['a'].scale_loss(loss)).backward()
+        for wrapper in optim_wrapper.values():
+            wrapper._inner_count += 1
+            if wrapper.should_update():
+                wrapper.step()
+                wrapper.zero_grad()
+        return log
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class TwoOptimizers:
+    def __init__(self, **_):
+        pass
+
+    def __call__(self, model):
+        parts = {'a': model.layers[:2], 'b': model.layers[2:]}
+        return OptimWrapperDict(
+            **{
+                name: OptimWrapper(torch.optim.AdamW(part.parameters(), 0.01), 2)
+                for name, part in parts.items()
+            }
+        )
+
+
+def test_several_optimizers_go_on_between_two_updates(tmp_path):
+    # Bug: the gradients of an accumulation are lost, and the count of its steps begins anew.
+    cfg = toy_config(tmp_path / 'full', length=6, val=False)
+    cfg.model.type = 'ToyWithTwoOptimizers'
+    cfg.pop('optim_wrapper')
+    cfg.optim_wrapper = dict(constructor='TwoOptimizers')
+    run(cfg)
+    part = Config(cfg.to_dict())
+    part.work_dir = str(tmp_path / 'part')
+    run(part, resume=str(tmp_path / 'full/iter_3.pth'))
+    one, other = (read_checkpoint(tmp_path / name / 'iter_6.pth') for name in ('full', 'part'))
+    assert one['mmws_resume']['run']['accumulated steps'] == 2
+    for name, value in one['state_dict'].items():
+        assert torch.equal(value, other['state_dict'][name]), name
+
+
+@DATASETS.register_module()
+class ToyStream(torch.utils.data.IterableDataset):
+    metainfo: dict = {}  # noqa: RUF012
+
+    def __len__(self):
+        return 4
+
+    def __iter__(self):
+        images = ToyImages()
+        return (images[index] for index in range(4))
+
+
+def test_a_finite_stream_of_data_is_read_again(tmp_path):
+    # Bug: AttributeError after the first pass.
+    cfg = toy_config(tmp_path, length=6, val=False)
+    cfg.train_dataloader.dataset = dict(type='ToyStream')
+    cfg.train_dataloader.sampler = None
+    text = log_of(run(cfg))
+    assert 'ToyStream has no indices' in text
+    assert find_intact(tmp_path).path.name == 'iter_6.pth'
+
+
 def test_another_learning_rate_is_told(tmp_path):
     # Bug: the optimizer goes on with the old one, without a word.
     cfg = toy_config(tmp_path / 'w', length=6)
@@ -205,6 +316,8 @@ def trained(tmp_path_factory):
         (['mmws_resume', 'ranks', 0, 'torch'], torch.ones(3), r'ranks\.0\.torch'),
         (['mmws_resume', 'ranks', 0, 'numpy_rest'], [1], r'ranks\.0\.numpy_rest'),
         (['mmws_resume', 'ranks', 0, 'gradients'], {'a': 1}, r'ranks\.0\.gradients'),
+        (['mmws_resume', 'epoch'], 'x', r'epoch\.batches is None'),
+        (['mmws_resume', 'epoch'], {'batches': 7, 'seen': -1}, r'epoch\.seen is -1'),
         (['optimizer', 'state'], torch.ones(1), r'optimizer\.state'),
         (['optimizer', 'state', 0], [], r'optimizer\.state\.0'),
         (['optimizer', 'state', 0, 'exp_avg'], torch.ones(1), r'optimizer\.state\.0\.exp_avg'),

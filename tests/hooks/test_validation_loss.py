@@ -5,7 +5,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmws.hooks.validation_loss import _loader_config
+from mmws.hooks.validation_loss import validation_loss_loader
 from tests.helpers.paths import NARROW_CONFIG
 from tests.helpers.toy_training import differences, run, toy_config
 
@@ -43,6 +43,25 @@ def test_the_loss_of_unchanged_weights_is_the_same_each_time(tmp_path):
 def test_annotations_are_loaded_before_the_image_is_resized():
     # Bug: boxes in the scale of the original image are compared with those of the resized one.
     cfg = Config.fromfile(NARROW_CONFIG)
-    steps = [step['type'] for step in _loader_config(cfg)['dataset']['pipeline']]
+    steps = [step['type'] for step in validation_loss_loader(cfg)['dataset']['pipeline']]
     assert steps == ['LoadImageFromFile', 'LoadAnnotations', 'Resize', 'PackDetInputs']
     assert [step['type'] for step in cfg.val_dataloader.dataset.pipeline][1] == 'Resize'
+
+
+@pytest.mark.parametrize('steps', [['LoadImageFromFile', 'PackInputs'], []])
+def test_a_pipeline_without_annotations_stays_as_it_is(steps):
+    # Bug: a classifier, whose labels are no annotations to load, is refused after its first epoch.
+    pipeline = [dict(type=step) for step in steps]
+    cfg = dict(
+        train_dataloader=dict(dataset=dict(type='A', pipeline=pipeline)),
+        val_dataloader=dict(dataset=dict(type='A', pipeline=pipeline)),
+    )
+    assert validation_loss_loader(cfg) == cfg['val_dataloader']
+
+
+def test_annotations_that_the_training_does_not_load_are_told():
+    cfg = Config.fromfile(NARROW_CONFIG)
+    cfg.val_dataloader.dataset.pipeline.insert(1, dict(type='LoadAnnotations'))
+    del cfg.train_dataloader.dataset.pipeline[1]
+    with pytest.raises(ValueError, match='needs a training pipeline with LoadAnnotations'):
+        validation_loss_loader(cfg)

@@ -24,11 +24,13 @@ def check_statistics(load: Load) -> Iterator[Mismatch]:
     weights = load.weights
     norms = {n: norm['norm'] for n, m in load.layers.items() if (norm := norm_of(m))}
     with_statistics = {parent_of(key) for key in weights if key.endswith('.running_mean')}
-    superfluous = sorted(n for n in with_statistics if norms.get(n) != 'BN')
+    # Options decide: Batch Normalization may have no statistics, and other norms may have some.
+    keeps = {n for n in norms if getattr(load.layers[n], 'running_mean', None) is not None}
+    superfluous = sorted(with_statistics - keeps)
     # MMDetection's configs with GN rename the norms of a backbone, so that these get no weights;
     # models outside of MMDetection keep the names.
     unfed = [
-        n for n in norms if norms[n] != 'BN' and (n in superfluous or f'{n}.weight' not in weights)
+        n for n in norms if n not in keeps and (n in superfluous or f'{n}.weight' not in weights)
     ]
     if superfluous and unfed and len(superfluous) >= min(_MANY, len(unfed) / 2):
         norm = Counter(norms[n] for n in unfed).most_common(1)[0][0]
@@ -40,9 +42,7 @@ def check_statistics(load: Load) -> Iterator[Mismatch]:
             is_error=True,
         )
     without_statistics = [
-        n
-        for n in norms
-        if norms[n] == 'BN' and f'{n}.weight' in weights and n not in with_statistics
+        n for n in norms if n in keeps and f'{n}.weight' in weights and n not in with_statistics
     ]
     if without_statistics:
         yield Mismatch(

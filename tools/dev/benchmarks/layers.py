@@ -31,6 +31,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 from unittest import mock
 
@@ -40,7 +41,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 import mmws
-from mmws.kernels import operators
+from mmws.kernels import aten, operators
 from mmws.layers import ConvWN2d, ConvWS2d
 from mmws.training_step.live_memory import LiveMemory
 
@@ -227,8 +228,14 @@ def count_calls(model: nn.Module, loss: Loss) -> dict[str, float]:
     """Return the number of operators that run in one training step, views aside."""
     loss().backward()
     model.zero_grad(set_to_none=True)
-    # A dispatch mode, such as the meter, would see an operator of mmws instead of its parts.
-    with LiveMemory() as meter, mock.patch.object(operators, 'dispatch_mode_active', bool):
+    # A dispatch mode, such as the meter, would see an operator of mmws instead of its parts, have
+    # constants made anew, and see lists of views below autograd as one operator that is no view.
+    with (
+        LiveMemory() as meter,
+        mock.patch.object(operators, 'dispatch_mode_active', bool),
+        mock.patch.object(aten, 'dispatch_mode_active', bool),
+        mock.patch.object(operators, 'below_autograd', nullcontext),
+    ):
         loss().backward()
     return {'calls': meter.calls}
 

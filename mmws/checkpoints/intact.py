@@ -74,7 +74,7 @@ def find_intact(work_dir: str | Path) -> Found:
     if skipped:
         raise CheckpointError(
             f'no checkpoint in {work_dir} is intact ({"; ".join(skipped)}): move them away to '
-            'last_checkpoint to start anew'
+            'start anew'
         )
     if named:
         state = (

@@ -137,7 +137,7 @@ def _by_tifffile(content: bytes) -> list[np.ndarray]:
                     raise ValueError(f'a page has the shape {image.shape}')
                 if page.photometric == tiff.RGB and image.ndim == 3 and image.shape[2] <= 4:
                     image = np.concatenate([image[..., 2::-1], image[..., 3:]], axis=2)
-                orientation = page.tags.valueof(274, 1)
+                orientation = page.tags.valueof(tiff.ORIENTATION, 1)
                 pages.append(tiff.turned(image, int(orientation)))
     except Exception as error:  # of a format with many kinds of damage
         raise ValueError(f'tifffile cannot decode it ({error})') from error

@@ -17,7 +17,7 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2  # values of the tag of photometric 
 SEPARATE = 2  # value of the tag of planar configuration: a plane for each sample
 UNASSOCIATED = 2  # value of the tag of extra samples: transparency that has not been multiplied in
 
-_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 262, 274
+_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, ORIENTATION = 256, 257, 258, 262, 274
 _SAMPLES, _PLANES, _REDUCED, _EXTRA = 277, 284, 254, 338
 _CODES = {1: 'B', 3: 'H', 4: 'I', 16: 'Q'}  # types of whole numbers, as `struct` calls them
 _MOST_PAGES = 10_000
@@ -101,7 +101,7 @@ def _page(stream: BinaryIO, at: int, order: str, big: bool) -> tuple[Page, int]:
             stream.seek(struct.unpack_from(order + code, block, place)[0])
             tags[tag] = struct.unpack(form, stream.read(struct.calcsize(form)))
     values = {**_DEFAULTS, **tags}
-    orientation = values[_ORIENTATION][0]
+    orientation = values[ORIENTATION][0]
     page = Page(
         size=(values[_WIDTH][0], values[_HEIGHT][0]),
         bits=values[_BITS][0],
@@ -122,7 +122,7 @@ _DEFAULTS: dict[int, tuple[int, ...]] = {
     _HEIGHT: (0,),
     _BITS: (1,),
     _PHOTOMETRIC: (BLACK_IS_ZERO,),
-    _ORIENTATION: (1,),
+    ORIENTATION: (1,),
     _SAMPLES: (1,),
     _PLANES: (1,),
     _REDUCED: (0,),

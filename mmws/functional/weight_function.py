@@ -160,7 +160,7 @@ def apply_together(
 
     Raises:
         RuntimeError: in the backward pass, if a stored tensor was changed in place after its
-            weight was made.
+            weight was made, and a gradient of that weight arrives.
     """
     return _ApplyTogether.apply(functions, stored, dtypes, *chain.from_iterable(stored))
 

@@ -89,7 +89,8 @@ def _caller(name: str) -> Callable[..., list[Tensor]]:
         # that of fake tensors.
         if dispatch_mode_active():
             return operator(tensors, *args)
-        # Callers record their own node, so that autograd need not look at every view: 3 % of it.
+        # Callers record a node of their own. Without autograd, which would look at every view, a
+        # step of a small model takes 3 % less time.
         with below_autograd():
             return (on_gpu if tensors[0].is_cuda else on_cpu)(tensors, *args)
 

@@ -197,7 +197,7 @@ class RemakingPass:
         tensors = [norm.weight, norm.bias]
         if isinstance(norm, _BatchNorm):
             tensors += [norm.running_mean, norm.running_var]
-        if self._sharded:  # what the norm has is not there when another unit runs backward
+        if self._sharded:  # FSDP frees these tensors before another unit's backward pass needs them
             tensors = [None if t is None else t.detach().clone() for t in tensors]
         recipe = Recipe(function, self._ingredient(x), *map(Kept, tensors), device=x.device)
         self._results.add_norm(out, storage_address(out), recipe)
@@ -331,7 +331,7 @@ def _dtype_under_autocast(layer: Any, x: Tensor) -> torch.dtype | None:
     if half is None or x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return None
     if isinstance(layer, CONSUMERS):
-        # A forward of another name may compute in float32 on purpose.
+        # The forward of another class may leave autocast, to compute in float32.
         known = type(layer).forward in _FORWARDS or type(layer).__module__ == _MMCV_WRAPPERS
         known = known and 'forward' not in vars(layer)
         return half if known and getattr(layer, 'half_precision', True) else None

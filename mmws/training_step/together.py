@@ -103,7 +103,7 @@ class WeightPass:
         weight, half, device, stored, changes = made
         if half is not None and half is not autocast_dtype(device):
             return None  # autocast has changed since the group was made
-        # So has what the layer stores, if the model itself clamps it, for instance.
+        # The stored tensors may have changed, too: a model may clamp a weight before its layer.
         now = stored[0]._version if len(stored) == 1 else _changes(stored)
         return weight if now == changes else None
 
@@ -128,13 +128,13 @@ class WeightPass:
         functions = [member.stored_function() for member in group]
         devices = {tensors[0].device.type for tensors in stored}
         autocast = {device: autocast_dtype(device) for device in devices}
-        kinds: list[str | None] = [None] * len(group)
+        followed: list[str | None] = [None] * len(group)
         if any(autocast.values()):
-            kinds = [*map(autocast_device, group, stored)]
-        dtypes = [None if kind is None else autocast[kind] for kind in kinds]
+            followed = [*map(autocast_device, group, stored)]
+        dtypes = [None if kind is None else autocast[kind] for kind in followed]
         weights = apply_together(functions, stored, dtypes)
         changes = [ts[0]._version if len(ts) == 1 else _changes(ts) for ts in stored]
-        self._made.update(zip(group, zip(weights, dtypes, kinds, stored, changes)))
+        self._made.update(zip(group, zip(weights, dtypes, followed, stored, changes)))
         return True
 
 
